@@ -1,0 +1,1 @@
+"""Data: containers, sources, splits and loaders."""

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, oracles, scores and tables."""
