@@ -1,0 +1,507 @@
+"""The recording format: one dataclass, one writer, one reader.
+
+A recording is a table of bins. A bin is the shortest stretch of time with one response vector; it belongs to a trial (an
+uninterrupted presentation) and shows one frame of that trial's stimulus. Nothing fitted lives in a recording.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float32, Int32
+
+from coread import __version__
+
+FORMAT_VERSION = 1
+TIERS = ("train", "validation", "test", "final_test")
+MIRRORS = ("none", "width", "height")
+BLANK = -1
+CHUNK_BYTES = 2**19  # compressed chunks of about half a megabyte: one read per clip without reading much beside it
+COMPRESSION: Mapping[str, Any] = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
+
+
+class RecordingError(ValueError):
+    """A recording breaks its own format; the message names the session, what was expected and what was found."""
+
+
+@dataclass(frozen=True)
+class Stimulus:
+    """One presented movie or image set, stored once in its own order.
+
+    `frames (frame, channel, height, width)` keep the smallest dtype; a physical value is `frames * scale + offset`.
+    `blank_value` is the physical value on screen in bins whose frame is -1.
+    """
+
+    frames: np.ndarray | h5py.Dataset
+    frame_rate_hz: float
+    scale: float = 1.0
+    offset: float = 0.0
+    blank_value: float = 0.0
+    pixel_um: float | None = None
+    pixel_deg: float | None = None
+    sha256: str = ""
+
+    def digest(self) -> str:
+        """Return the sha256 of the content: values, dtype, shape and attributes."""
+        if self.sha256:
+            return self.sha256
+        digest = _ContentHash()
+        digest.add_attributes(_stimulus_attributes(self))
+        digest.add_array("frames", self.frames)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Responses of one session with the stimuli that drove them; shapes by name as in the module's description."""
+
+    dataset: str
+    session: str
+    stimuli: dict[str, Stimulus]
+    trials: pd.DataFrame
+    trial: Int32[np.ndarray, "bin"]
+    frame: Int32[np.ndarray, "bin"]
+    responses: Float32[np.ndarray, "bin neuron"]
+    valid: Bool[np.ndarray, "bin"]
+    rate_hz: float
+    unit: str
+    neurons: pd.DataFrame
+    behaviour: Float32[np.ndarray, "bin variable"] | None = None
+    pupil_center: Float32[np.ndarray, "bin 2"] | None = None
+    session_info: dict[str, np.ndarray] = field(default_factory=dict)
+    species: str = ""
+    area: str = ""
+    mirror: str = "none"
+    source: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def n_bins(self) -> int:
+        """Number of bins."""
+        return len(self.trial)
+
+    @property
+    def n_neurons(self) -> int:
+        """Number of neurons."""
+        return int(self.responses.shape[1])
+
+    def trial_bounds(self) -> tuple[Int32[np.ndarray, "trial"], Int32[np.ndarray, "trial"]]:
+        """Return first bin and one past the last bin of every trial; equal for a trial without bins."""
+        rows = np.arange(len(self.trials))
+        return (
+            np.searchsorted(self.trial, rows, side="left").astype(np.int32),
+            np.searchsorted(self.trial, rows, side="right").astype(np.int32),
+        )
+
+    def bin_column(self, column: str) -> np.ndarray:
+        """Return a column of `trials` for every bin."""
+        return self.trials[column].to_numpy()[self.trial]
+
+    def bin_in_trial(self) -> Int32[np.ndarray, "bin"]:
+        """Return how many bins of its own trial come before each bin."""
+        first, _ = self.trial_bounds()
+        return (np.arange(self.n_bins) - first[self.trial]).astype(np.int32)
+
+
+def smallest_exact(frames: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Return (stored frames, scale, offset) in the smallest dtype that gives every float32 value back exactly.
+
+    Tried in order: uint8, int8, uint16, then uint8 and uint16 on an even grid, float16, float32. Values of a wider type
+    are first rounded to float32, the precision in which models see them; `frames * scale + offset` is float64 arithmetic.
+    """
+    if frames.dtype in (np.uint8, np.int8, np.float16):
+        return frames, 1.0, 0.0
+    values = frames.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise RecordingError(f"a stimulus holds {int((~np.isfinite(values)).sum())} values that are not finite")
+    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    if (values == np.rint(values)).all():
+        for dtype in (np.uint8, np.int8, np.uint16):
+            if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+                return values.astype(dtype), 1.0, 0.0
+    for dtype in (np.uint8, np.uint16):
+        if (grid := _even_grid(values, dtype)) is not None:
+            return grid
+    half = values.astype(np.float16)
+    return (half, 1.0, 0.0) if (half.astype(np.float32) == values).all() else (values, 1.0, 0.0)
+
+
+def _even_grid(values: np.ndarray, dtype: type) -> tuple[np.ndarray, float, float] | None:
+    levels = np.iinfo(dtype).max
+    low, high = float(values.min()), float(values.max())
+    sample = np.unique(values.reshape(-1)[:: max(1, values.size // 100_000)])
+    if len(sample) < 2 or len(sample) > levels + 1:
+        return None
+    n_steps = round((high - low) / float(np.diff(sample).min()))
+    if n_steps > levels:
+        return None
+    step = (high - low) / n_steps
+    stored = np.rint((values.astype(np.float64) - low) / step)
+    back = (stored * step + low).astype(np.float32)
+    return (stored.astype(dtype), step, low) if (back == values).all() else None
+
+
+# ---------------------------------------------------------------------------------------------------------- validation
+
+
+def validate(recording: Recording) -> None:
+    """Check a recording against its format; raises RecordingError with everything that is wrong."""
+    problems = [*_length_problems(recording), *_table_problems(recording)]
+    if not problems:
+        problems = [*_index_problems(recording), *_response_problems(recording)]
+    if problems:
+        raise RecordingError(f"session {recording.session!r} ({recording.dataset}): " + "; ".join(problems))
+
+
+def _length_problems(recording: Recording) -> list[str]:
+    n_bins = recording.n_bins
+    lengths = {"frame": recording.frame, "responses": recording.responses, "valid": recording.valid}
+    lengths |= {"behaviour": recording.behaviour, "pupil_center": recording.pupil_center}
+    problems = [
+        f"{name} has {values.shape[0]} bins, trial has {n_bins}"
+        for name, values in lengths.items()
+        if values is not None and values.shape[0] != n_bins
+    ]
+    if recording.responses.ndim != 2:
+        problems.append(f"responses must be (bin, neuron), found shape {tuple(recording.responses.shape)}")
+    elif len(recording.neurons) != recording.responses.shape[1]:
+        problems.append(f"neurons lists {len(recording.neurons)} rows, responses have {recording.responses.shape[1]}")
+    if n_bins == 0:
+        problems.append("there are no bins")
+    return problems
+
+
+def _table_problems(recording: Recording) -> list[str]:
+    columns = {"stimulus", "tier", "repeat", "time_order", "withheld"}
+    if missing := sorted(columns - set(recording.trials.columns)):
+        return [f"trials lacks the columns {missing}, found {sorted(recording.trials.columns)}"]
+    problems = []
+    if unknown := sorted(set(recording.trials["tier"]) - set(TIERS)):
+        problems.append(f"unknown tiers {unknown}, expected {list(TIERS)}")
+    if absent := sorted(set(recording.trials["stimulus"]) - set(recording.stimuli)):
+        problems.append(f"trials show the stimuli {absent}, but only {sorted(recording.stimuli)} exist")
+    if recording.mirror not in MIRRORS:
+        problems.append(f"mirror is {recording.mirror!r}, expected one of {list(MIRRORS)}")
+    for name, stimulus in recording.stimuli.items():
+        if stimulus.frames.ndim != 4:
+            shape = tuple(stimulus.frames.shape)
+            problems.append(f"stimulus {name!r} must be (frame, channel, height, width), found shape {shape}")
+    return problems
+
+
+def _index_problems(recording: Recording) -> list[str]:
+    trial, frame = recording.trial, recording.frame
+    if trial.min() < 0 or trial.max() >= len(recording.trials):
+        found = f"{trial.min()}..{trial.max()}"
+        return [f"bins point to trials {found}, but there are {len(recording.trials)} trials"]
+    problems = []
+    if (np.diff(trial) < 0).any():
+        problems.append("the bins of a trial are not contiguous and in time order")
+    lengths = np.array([recording.stimuli[name].frames.shape[0] for name in recording.trials["stimulus"]])
+    outside = (frame < BLANK) | (frame >= lengths[trial])
+    if outside.any():
+        bin_index = int(np.flatnonzero(outside)[0])
+        row = int(trial[bin_index])
+        name = recording.trials["stimulus"].iloc[row]
+        problems.append(
+            f"bin {bin_index} shows frame {frame[bin_index]} of stimulus {name!r}, which has {lengths[row]} frames"
+        )
+    return problems
+
+
+def _response_problems(recording: Recording) -> list[str]:
+    """Look for NaN in bins that count, chunk by chunk so that streamed responses stay on disk."""
+    bad: list[np.ndarray] = []
+    for start in range(0, recording.n_bins, 2**16):
+        chunk = np.asarray(recording.responses[start : start + 2**16])
+        wrong = ~np.isfinite(chunk) & recording.valid[start : start + 2**16, None]
+        bad.append(np.argwhere(wrong) + [start, 0])
+    found = np.concatenate(bad)
+    if not len(found):
+        return []
+    first_bin, first_neuron = found[0]
+    return [
+        f"{len(found)} response values are not finite in bins that are not masked, "
+        f"the first at bin {first_bin}, neuron {first_neuron} (mask such bins with valid=False)"
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def write_recording(recording: Recording, path: Path, shared_stimuli: Path | None = None) -> None:
+    """Validate and write a recording atomically, with the sha256 of its content beside it as `<name>.sha256`.
+
+    Stimuli that exist in `shared_stimuli` become relative links to it. Raises RecordingError.
+    """
+    validate(recording)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shared = _shared_digests(shared_stimuli)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with h5py.File(temporary, "w") as file:
+            _write_root(file, recording)
+            stimuli = file.create_group("stimuli")
+            for name, stimulus in recording.stimuli.items():
+                if shared_stimuli is not None and shared.get(name) == stimulus.digest():
+                    relative = os.path.relpath(shared_stimuli, path.parent)
+                    stimuli[name] = h5py.ExternalLink(relative, f"/stimuli/{name}")
+                else:
+                    _write_stimulus(stimuli, name, stimulus)
+            _write_table(file, "trials", recording.trials)
+            _write_bins(file, recording)
+            _write_table(file, "neurons", recording.neurons)
+            for key, value in recording.session_info.items():
+                _write_array(file, f"session/{key}", np.asarray(value))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _write_text(digest_path(path), content_digest(recording) + "\n")
+
+
+def write_stimuli(stimuli: Mapping[str, Stimulus], path: Path) -> None:
+    """Write stimuli that several sessions share into one file, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with h5py.File(temporary, "w") as file:
+            file.attrs["format_version"] = FORMAT_VERSION
+            group = file.create_group("stimuli")
+            for name, stimulus in stimuli.items():
+                _write_stimulus(group, name, stimulus)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest_path(path: Path) -> Path:
+    """Return where the content's sha256 of a recording lies."""
+    return path.with_suffix(".sha256")
+
+
+def content_digest(recording: Recording) -> str:
+    """Return the sha256 of everything a recording says, independent of how HDF5 packs it."""
+    digest = _ContentHash()
+    digest.add_attributes(_root_attributes(recording))
+    for name in sorted(recording.stimuli):
+        digest.add_text(f"stimuli/{name}", recording.stimuli[name].digest())
+    for label, table in (("trials", recording.trials), ("neurons", recording.neurons)):
+        for column in sorted(table.columns):
+            digest.add_array(f"{label}/{column}", _storable(table[column].to_numpy()))
+    for name, values in _bin_arrays(recording).items():
+        digest.add_array(f"bins/{name}", values)
+    for key in sorted(recording.session_info):
+        digest.add_array(f"session/{key}", _storable(np.asarray(recording.session_info[key])))
+    return digest.hexdigest()
+
+
+class _ContentHash:
+    """A sha256 over named arrays and texts."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def add_text(self, name: str, text: str) -> None:
+        self._sha.update(f"{name}\0{text}\0".encode())
+
+    def add_attributes(self, attributes: Mapping[str, Any]) -> None:
+        for name in sorted(attributes):
+            self.add_text(name, repr(attributes[name]))
+
+    def add_array(self, name: str, values: np.ndarray | h5py.Dataset) -> None:
+        if values.dtype.kind == "O":
+            self.add_text(name, "\0".join(str(v) for v in np.asarray(values).reshape(-1)))
+            return
+        self.add_text(name, f"{values.dtype.str}{tuple(values.shape)}")
+        rows = values.shape[0] if values.ndim else 0
+        step = max(1, 2**24 // max(1, int(np.prod(values.shape[1:])) * values.dtype.itemsize))
+        for start in range(0, rows, step):
+            self._sha.update(np.ascontiguousarray(values[start : start + step]).data)
+        if not values.ndim:
+            self._sha.update(np.asarray(values[()]).tobytes())
+
+    def hexdigest(self) -> str:
+        return self._sha.hexdigest()
+
+
+def _stimulus_attributes(stimulus: Stimulus) -> dict[str, float]:
+    names = ("frame_rate_hz", "scale", "offset", "blank_value", "pixel_um", "pixel_deg")
+    return {name: float(value) for name in names if (value := getattr(stimulus, name)) is not None}
+
+
+def _root_attributes(recording: Recording) -> dict[str, Any]:
+    names = ("dataset", "session", "species", "area", "mirror", "unit")
+    attributes: dict[str, Any] = {name: str(getattr(recording, name)) for name in names}
+    return attributes | {"format_version": FORMAT_VERSION, "rate_hz": float(recording.rate_hz)}
+
+
+def _write_root(file: h5py.File, recording: Recording) -> None:
+    file.attrs.update(_root_attributes(recording))
+    file.attrs["coread_version"] = __version__
+    source = file.create_group("source")
+    for name, sha256 in recording.source.items():
+        source.attrs[name] = sha256
+
+
+def _write_stimulus(group: h5py.Group, name: str, stimulus: Stimulus) -> None:
+    target = group.create_group(name)
+    _write_array(target, "frames", stimulus.frames)
+    target.attrs.update(_stimulus_attributes(stimulus))
+    target.attrs["sha256"] = stimulus.digest()
+
+
+def _bin_arrays(recording: Recording) -> dict[str, np.ndarray | h5py.Dataset]:
+    arrays: dict[str, Any] = {
+        "trial": recording.trial.astype(np.int32),
+        "frame": recording.frame.astype(np.int32),
+        "responses": recording.responses,
+        "valid": recording.valid.astype(bool),
+    }
+    if isinstance(recording.responses, np.ndarray):
+        arrays["responses"] = recording.responses.astype(np.float32, copy=False)
+    optional = {"behaviour": recording.behaviour, "pupil_center": recording.pupil_center}
+    return arrays | {name: values for name, values in optional.items() if values is not None}
+
+
+def _write_bins(file: h5py.File, recording: Recording) -> None:
+    for name, values in _bin_arrays(recording).items():
+        _write_array(file, f"bins/{name}", values)
+    file["bins/responses"].attrs.update({"unit": recording.unit, "rate_hz": float(recording.rate_hz)})
+
+
+def _write_table(file: h5py.File, name: str, table: pd.DataFrame) -> None:
+    group = file.create_group(name)
+    group.attrs["columns"] = list(table.columns)
+    for column in table.columns:
+        _write_array(group, column, table[column].to_numpy())
+
+
+def _storable(values: np.ndarray) -> np.ndarray:
+    return values.astype(object) if values.dtype.kind in "UTO" else values
+
+
+def _write_array(group: h5py.Group, name: str, values: np.ndarray | h5py.Dataset) -> None:
+    if values.dtype.kind in "UTO" and not isinstance(values, h5py.Dataset):
+        texts = [str(value) for value in values.reshape(-1)]
+        group.create_dataset(name, data=np.array(texts, dtype=object).reshape(values.shape), dtype=h5py.string_dtype())
+    elif values.ndim == 0 or values.size == 0:
+        group.create_dataset(name, data=np.asarray(values))
+    else:
+        row_bytes = max(1, int(np.prod(values.shape[1:])) * values.dtype.itemsize)
+        rows = min(values.shape[0], max(1, CHUNK_BYTES // row_bytes))
+        shape = tuple(values.shape)
+        target = group.create_dataset(name, shape, values.dtype, chunks=(rows, *shape[1:]), **COMPRESSION)
+        for start in range(0, shape[0], 64 * rows):
+            target[start : start + 64 * rows] = values[start : start + 64 * rows]
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _shared_digests(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    with h5py.File(path, "r") as file:
+        return {name: str(group.attrs["sha256"]) for name, group in file["stimuli"].items()}
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_recording(
+    path: Path,
+    *,
+    load_frames: bool = True,
+    load_responses: bool = True,
+    loaded_frames: dict[str, np.ndarray] | None = None,
+) -> Recording:
+    """Read and validate a recording; what is not loaded stays a lazy h5py dataset.
+
+    `loaded_frames` (content sha256 -> frames) lets sessions share one copy of a movie. Raises RecordingError that names
+    the file, also for truncated or foreign files.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise RecordingError(f"{path}: there is no such recording") from None
+    except OSError as error:
+        raise RecordingError(f"{path}: not a readable HDF5 file, truncated or damaged ({error})") from error
+    try:
+        recording = _read_open(file, load_frames, load_responses, {} if loaded_frames is None else loaded_frames)
+        validate(recording)
+    except RecordingError as error:
+        raise RecordingError(f"{path}: {error}") from error
+    except (OSError, KeyError, RuntimeError) as error:
+        raise RecordingError(f"{path}: damaged or not a coread recording ({error})") from error
+    if load_frames and load_responses:
+        file.close()
+    return recording
+
+
+def read_recordings(paths: Sequence[Path], *, load_frames: bool = True, load_responses: bool = True) -> list[Recording]:
+    """Read several sessions, keeping one copy of every distinct stimulus."""
+    frames: dict[str, np.ndarray] = {}
+    return [
+        read_recording(path, load_frames=load_frames, load_responses=load_responses, loaded_frames=frames)
+        for path in paths
+    ]
+
+
+def _read_open(
+    file: h5py.File, load_frames: bool, load_responses: bool, loaded_frames: dict[str, np.ndarray]
+) -> Recording:
+    version = file.attrs.get("format_version")
+    if version != FORMAT_VERSION:
+        raise RecordingError(f"format_version is {version}, this coread reads {FORMAT_VERSION}")
+    bins = file["bins"]
+    responses = bins["responses"]
+    optional = {name: bins[name][:] for name in ("behaviour", "pupil_center") if name in bins}
+    session_info = {key: _read_array(values) for key, values in file.get("session", {}).items()}
+    return Recording(
+        **{name: str(file.attrs[name]) for name in ("dataset", "session", "species", "area", "mirror", "unit")},
+        rate_hz=float(file.attrs["rate_hz"]),
+        stimuli={name: _read_stimulus(file, name, load_frames, loaded_frames) for name in file["stimuli"]},
+        trials=_read_table(file["trials"]),
+        trial=bins["trial"][:],
+        frame=bins["frame"][:],
+        responses=responses[:] if load_responses else responses,
+        valid=bins["valid"][:],
+        neurons=_read_table(file["neurons"]),
+        session_info=session_info,
+        source={name: str(sha256) for name, sha256 in file["source"].attrs.items()},
+        **optional,
+    )
+
+
+def _read_stimulus(file: h5py.File, name: str, load_frames: bool, loaded: dict[str, np.ndarray]) -> Stimulus:
+    link = file["stimuli"].get(name, getlink=True)
+    try:
+        group = file["stimuli"][name]
+    except (KeyError, OSError):
+        target = getattr(link, "filename", file.filename)
+        raise RecordingError(f"stimulus {name!r} links to {target}, which is missing or damaged") from None
+    attributes = {key: value.item() if hasattr(value, "item") else value for key, value in group.attrs.items()}
+    stimulus = Stimulus(frames=group["frames"], **attributes)
+    if not load_frames:
+        return stimulus
+    if stimulus.sha256 not in loaded:
+        loaded[stimulus.sha256] = group["frames"][:]
+    return replace(stimulus, frames=loaded[stimulus.sha256])
+
+
+def _read_array(dataset: h5py.Dataset) -> np.ndarray:
+    if h5py.check_string_dtype(dataset.dtype) is not None:
+        return np.array(dataset.asstr()[()], dtype=object)
+    return np.asarray(dataset[()])
+
+
+def _read_table(group: h5py.Group) -> pd.DataFrame:
+    return pd.DataFrame({column: _read_array(group[column]) for column in group.attrs["columns"]})
