@@ -1,7 +1,7 @@
 """The recording format: one dataclass, one writer, one reader.
 
-A recording is a table of bins. A bin is the shortest stretch of time with one response vector; it belongs to a trial (an
-uninterrupted presentation) and shows one frame of that trial's stimulus. Nothing fitted lives in a recording.
+A recording is a table of bins. A bin is the shortest stretch of time with one response vector; it belongs to a trial
+(an uninterrupted presentation) and shows one frame of that trial's stimulus. Nothing fitted lives in a recording.
 """
 
 import hashlib
@@ -111,8 +111,8 @@ class Recording:
 def smallest_exact(frames: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Return (stored frames, scale, offset) in the smallest dtype that gives every float32 value back exactly.
 
-    Tried in order: uint8, int8, uint16, then uint8 and uint16 on an even grid, float16, float32. Values of a wider type
-    are first rounded to float32, the precision in which models see them; `frames * scale + offset` is float64 arithmetic.
+    Tried in order: uint8, int8, uint16, then uint8 and uint16 on an even grid, float16, float32. Values of a wider
+    type are first rounded to float32, in which models see them; `frames * scale + offset` is float64 arithmetic.
     """
     if frames.dtype in (np.uint8, np.int8, np.float16):
         return frames, 1.0, 0.0
@@ -220,7 +220,7 @@ def _response_problems(recording: Recording) -> list[str]:
     for start in range(0, recording.n_bins, 2**16):
         chunk = np.asarray(recording.responses[start : start + 2**16])
         wrong = ~np.isfinite(chunk) & recording.valid[start : start + 2**16, None]
-        bad.append(np.argwhere(wrong) + [start, 0])
+        bad.append(np.argwhere(wrong) + np.array([start, 0]))
     found = np.concatenate(bad)
     if not len(found):
         return []

@@ -1,0 +1,108 @@
+"""Splits: pure functions from (recording, split config, fold) to one label per bin.
+
+A fold holds out clips of the training stimuli. Clips are stretches of stimulus frames, not of recorded time, so that a
+clip shown twice, or in another order to another session, is held out everywhere. A bin is a training bin only if none
+of the frames its model sees (its own and the `lag` before it) belongs to a held-out clip, and a validation bin only if
+all of them do: no frame ever reaches both sides, and the bins between become the gap.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int8
+
+from coread.recording import BLANK, Recording
+
+LABELS = ("train", "validation", "gap", "test", "unused")
+TRAIN, VALIDATION, GAP, TEST, UNUSED = range(len(LABELS))
+METHODS = ("folds", "clip_list", "random_clips", "published")
+
+
+class SplitError(ValueError):
+    """A split cannot be made as configured."""
+
+
+def label_bins(recording: Recording, split: Mapping[str, Any], fold: int, lag: int) -> Int8[np.ndarray, "bin"]:
+    """Return the label code (index into LABELS) of every bin for one fold and a model that looks `lag` bins back.
+
+    `split` holds `method` and its keys:
+    folds: `n_folds`, `clip_length` (frames), `seed`; random_clips: `n_clips`, `clip_length`, `seed` (the published
+    `RandomState(seed).choice`); clip_list: `clips`, `clip_length`; published: the tiers of the recording as they are.
+    Raises SplitError for an unknown method, a fold that does not exist, or too few clips.
+    """
+    check_fold(split, fold)
+    tier = recording.bin_column("tier").astype(str)
+    if split["method"] == "published":
+        held_out = tier == "validation"
+        neutral = np.zeros(recording.n_bins, bool)
+    else:
+        held_out = _held_out_bins(recording, split, fold)
+        neutral = recording.frame == BLANK
+    usable = (recording.bin_in_trial() >= lag) & recording.valid & ~recording.bin_column("withheld").astype(bool)
+    n_seen = _windowed_sum(recording, ~neutral, lag)
+    n_held_out = _windowed_sum(recording, held_out & ~neutral, lag)
+    labels = np.full(recording.n_bins, GAP, np.int8)
+    labels[n_held_out == 0] = TRAIN
+    labels[(n_held_out == n_seen) & (n_seen > 0)] = VALIDATION
+    labels[np.isin(tier, ("test", "final_test"))] = TEST
+    labels[~usable] = UNUSED
+    return labels
+
+
+def check_fold(split: Mapping[str, Any], fold: int) -> None:
+    """Raise SplitError if the method is unknown or the fold does not exist."""
+    method = split.get("method")
+    if method not in METHODS:
+        raise SplitError(f"split method {method!r} is unknown, expected one of {list(METHODS)}")
+    n_folds = int(split["n_folds"]) if method == "folds" else 1
+    if not 0 <= fold < n_folds:
+        raise SplitError(f"fold {fold} does not exist: the split {method!r} has {n_folds} folds, 0 to {n_folds - 1}")
+
+
+def held_out_clips(n_clips: int, split: Mapping[str, Any], fold: int) -> Bool[np.ndarray, "clip"]:
+    """Return which of a stimulus' clips are held out in a fold; raises SplitError if there are too few."""
+    held_out = np.zeros(n_clips, bool)
+    if split["method"] == "folds":
+        n_folds = int(split["n_folds"])
+        if n_clips < max(2, n_folds):
+            raise SplitError(f"{n_folds} folds need at least {max(2, n_folds)} training clips, found {n_clips}")
+        order = np.random.default_rng(int(split["seed"])).permutation(n_clips)
+        held_out[order[fold::n_folds]] = True
+    elif split["method"] == "random_clips":
+        # NumPy's legacy generator on purpose: it draws the published clip numbers
+        random_state = np.random.RandomState(int(split["seed"]))
+        if int(split["n_clips"]) >= n_clips:
+            raise SplitError(f"{split['n_clips']} validation clips were asked for, the stimulus has {n_clips} clips")
+        held_out[random_state.choice(n_clips, int(split["n_clips"]), replace=False)] = True
+    else:
+        clips = np.asarray(split["clips"], int)
+        if clips.min() < 0 or clips.max() >= n_clips:
+            raise SplitError(f"validation clips {clips.tolist()} lie outside the stimulus' {n_clips} clips")
+        held_out[clips] = True
+    return held_out
+
+
+def _held_out_bins(recording: Recording, split: Mapping[str, Any], fold: int) -> Bool[np.ndarray, "bin"]:
+    """Mark the bins that show a held-out clip; clips are numbered through all training stimuli in sorted order."""
+    shown_in_training = recording.trials["tier"].isin(["train", "validation"])
+    names = sorted(set(recording.trials.loc[shown_in_training, "stimulus"]))
+    clip_length = int(split["clip_length"])
+    # whole clips only: a shorter rest at the end of a stimulus joins its last clip
+    n_clips = [max(1, recording.stimuli[name].frames.shape[0] // clip_length) for name in names]
+    held_out = held_out_clips(sum(n_clips), split, fold)
+    bin_stimulus = recording.bin_column("stimulus").astype(str)
+    marked = np.zeros(recording.n_bins, bool)
+    for name, first, count in zip(names, np.cumsum([0, *n_clips]), n_clips, strict=False):
+        shown = (bin_stimulus == name) & (recording.frame != BLANK)
+        clip = np.minimum(recording.frame[shown] // clip_length, count - 1)
+        marked[shown] = held_out[first + clip]
+    return marked
+
+
+def _windowed_sum(recording: Recording, marked: Bool[np.ndarray, "bin"], lag: int) -> np.ndarray:
+    """Count the marked bins among each bin and its `lag` predecessors in the same trial."""
+    total = np.concatenate([[0], np.cumsum(marked)])
+    bins = np.arange(recording.n_bins)
+    first = np.maximum(bins - lag, bins - recording.bin_in_trial())
+    return total[bins + 1] - total[first]
