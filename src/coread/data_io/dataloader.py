@@ -1,0 +1,189 @@
+"""Windows of a recording as batches on the device.
+
+A window is `window_length` frames in and `window_length - lag` bins out. The stimulus stays one tensor in its stored
+dtype; a batch gathers its frames by index and normalises them on the device. Recordings whose frames or responses are
+lazy h5py datasets are read window by window instead.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Int8
+from torch import Tensor
+
+from coread.data_io.statistics import Statistics
+from coread.recording import BLANK, Recording, Stimulus
+
+
+class DataPoint(NamedTuple):
+    """One batch of windows; `mask` is true where a bin counts."""
+
+    inputs: Float[Tensor, "batch channel time height width"]
+    targets: Float[Tensor, "batch time neuron"]
+    mask: Bool[Tensor, "batch time"]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Stretches of consecutive bins of one trial that carry the same label: first bin and one past the last."""
+
+    first: Int[np.ndarray, "run"]
+    stop: Int[np.ndarray, "run"]
+
+
+def find_runs(recording: Recording, labels: Int8[np.ndarray, "bin"], label: int) -> Runs:
+    """Return the stretches of bins with this label that no trial border cuts."""
+    wanted = np.concatenate([[False], labels == label, [False]])
+    new_trial = np.concatenate([[True], np.diff(recording.trial) != 0])
+    starts = wanted[1:-1] & (~wanted[:-2] | new_trial)
+    stops = wanted[1:-1] & (~wanted[2:] | np.concatenate([new_trial[1:], [True]]))
+    return Runs(np.flatnonzero(starts), np.flatnonzero(stops) + 1)
+
+
+def tile_evenly(runs: Runs, n_out: int) -> Int[np.ndarray, "window"]:
+    """Return first output bins of windows that cover every bin of the runs exactly once (the last may reach over)."""
+    n_windows = -(-(runs.stop - runs.first) // n_out)
+    return np.repeat(runs.first, n_windows) + n_out * _counter(n_windows)
+
+
+def tile_randomly(runs: Runs, n_out: int, rng: np.random.Generator) -> Int[np.ndarray, "window"]:
+    """Return first output bins of windows laid with a random offset in every run and kept inside it.
+
+    Every bin is covered; bins at the ends of a run may be covered twice. The number of windows does not depend on the
+    draw, so an epoch always has the same number of steps.
+    """
+    length = runs.stop - runs.first
+    n_windows = np.where(length <= n_out, 1, length // n_out + 1)
+    offset = np.where(length <= n_out, 0, rng.integers(0, n_out, len(length)))
+    start = np.repeat(runs.first - offset, n_windows) + n_out * _counter(n_windows)
+    last = np.maximum(runs.stop - n_out, runs.first)
+    return np.clip(start, np.repeat(runs.first, n_windows), np.repeat(last, n_windows))
+
+
+def _counter(n_windows: Int[np.ndarray, "run"]) -> Int[np.ndarray, "window"]:
+    """Count 0, 1, ... n - 1 within every run."""
+    return np.arange(n_windows.sum()) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
+
+
+def read_rows(values: np.ndarray | h5py.Dataset, rows: Int[np.ndarray, "row"]) -> np.ndarray:
+    """Return rows of an array, or of a dataset on disk with one read per stretch of consecutive rows."""
+    if not isinstance(values, h5py.Dataset):
+        return values[rows]
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    stretches = np.split(rows, breaks)
+    return np.concatenate([values[stretch[0] : stretch[-1] + 1] for stretch in stretches if len(stretch)])
+
+
+class SessionWindows:
+    """All windows of one session and label, cut into batches; iterate an epoch with `epoch(number)`."""
+
+    def __init__(
+        self,
+        recording: Recording,
+        labels: Int8[np.ndarray, "bin"],
+        label: int,
+        *,
+        lag: int,
+        window_length: int,
+        batch_size: int,
+        statistics: Statistics,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if window_length <= lag:
+            raise ValueError(f"window_length {window_length} must exceed the model's lag of {lag} bins")
+        self.recording, self.lag, self.window_length, self.batch_size = recording, lag, window_length, batch_size
+        self.device = torch.device(device)
+        self.statistics = statistics
+        self.counted = labels == label
+        self.runs = find_runs(recording, labels, label)
+        _, self._trial_stop = recording.trial_bounds()
+        self._stimulus_names = sorted(recording.stimuli)
+        codes = {name: code for code, name in enumerate(self._stimulus_names)}
+        self._trial_stimulus = recording.trials["stimulus"].map(codes).to_numpy()
+        self._on_device = {
+            name: torch.as_tensor(stimulus.frames, device=self.device)
+            for name, stimulus in recording.stimuli.items()
+            if not isinstance(stimulus.frames, h5py.Dataset)
+        }
+
+    @property
+    def n_out(self) -> int:
+        """Bins predicted per window."""
+        return self.window_length - self.lag
+
+    def shuffled(self, rng: np.random.Generator) -> "WindowBatches":
+        """Return one epoch of randomly laid windows in random order."""
+        starts = tile_randomly(self.runs, self.n_out, rng)
+        return WindowBatches(self, rng.permutation(starts))
+
+    def in_order(self) -> "WindowBatches":
+        """Return every bin exactly once, in time order."""
+        return WindowBatches(self, tile_evenly(self.runs, self.n_out))
+
+    def batch(self, starts: Int[np.ndarray, "batch"]) -> DataPoint:
+        """Return the windows whose first predicted bins are `starts`."""
+        bins = starts[:, None] - self.lag + np.arange(self.window_length)
+        trial = self.recording.trial[starts]
+        inside = bins < self._trial_stop[trial][:, None]
+        bins = np.minimum(bins, self.recording.n_bins - 1)
+        frames = np.where(inside, self.recording.frame[bins], BLANK)
+        targets = read_rows(self.recording.responses, bins.reshape(-1)).reshape(*bins.shape, -1)
+        scale = self.statistics.response_scale[self.recording.session]
+        mask = torch.as_tensor(inside & self.counted[bins], device=self.device)
+        scaled = torch.as_tensor(targets, device=self.device) / scale.to(self.device)
+        # masked bins may hold NaN, and NaN times zero is NaN
+        scaled = torch.where(mask[..., None], scaled, torch.zeros((), device=self.device))
+        return DataPoint(self._inputs(trial, frames), scaled, mask)
+
+    def _inputs(self, trial: np.ndarray, frames: np.ndarray) -> Float[Tensor, "batch channel time height width"]:
+        codes = self._trial_stimulus[trial]
+        shape = self.recording.stimuli[self._stimulus_names[0]].frames.shape[1:]
+        inputs = torch.empty((len(trial), shape[0], frames.shape[1], *shape[1:]), device=self.device)
+        for code in np.unique(codes):
+            rows = np.flatnonzero(codes == code)
+            inputs[rows] = self._gather(self._stimulus_names[code], frames[rows])
+        return mirrored(inputs, self.recording.mirror)
+
+    def _gather(self, name: str, frames: Int[np.ndarray, "batch time"]) -> Tensor:
+        stimulus = self.recording.stimuli[name]
+        index = np.maximum(frames, 0)
+        if name in self._on_device:
+            raw = self._on_device[name][torch.as_tensor(index, device=self.device)]
+        else:
+            rows = read_rows(stimulus.frames, index.reshape(-1))
+            raw = torch.as_tensor(rows, device=self.device).unflatten(0, index.shape)
+        values = normalised(raw, stimulus, self.statistics)
+        if (frames == BLANK).any():
+            blank = (stimulus.blank_value - self.statistics.stim_mean) / self.statistics.stim_std
+            values[torch.as_tensor(frames == BLANK, device=self.device)] = blank
+        return values.movedim(1, 2)
+
+
+def normalised(raw: Tensor, stimulus: Stimulus, statistics: Statistics) -> Float[Tensor, "..."]:
+    """Return stored frames as (physical value - mean) / std in float32."""
+    gain = stimulus.scale / statistics.stim_std
+    shift = (stimulus.offset - statistics.stim_mean) / statistics.stim_std
+    return raw.to(torch.float32).mul_(gain).add_(shift) if raw.dtype != torch.float32 else raw * gain + shift
+
+
+def mirrored(inputs: Float[Tensor, "... height width"], mirror: str) -> Float[Tensor, "... height width"]:
+    """Return the stimulus as the recorded eye saw it."""
+    return {"none": inputs, "height": inputs.flip(-2), "width": inputs.flip(-1)}[mirror] if mirror != "none" else inputs
+
+
+class WindowBatches:
+    """The batches of one pass over given windows."""
+
+    def __init__(self, windows: SessionWindows, starts: Int[np.ndarray, "window"]) -> None:
+        self.windows, self.starts = windows, starts
+
+    def __len__(self) -> int:
+        return -(-len(self.starts) // self.windows.batch_size)
+
+    def __iter__(self) -> Iterator[DataPoint]:
+        for first in range(0, len(self.starts), self.windows.batch_size):
+            yield self.windows.batch(self.starts[first : first + self.windows.batch_size])
