@@ -1,0 +1,100 @@
+"""Spike-triggered averages of recorded responses."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+from scipy import sparse
+
+from coread.data_io.dataloader import read_rows
+from coread.recording import BLANK, Recording, Stimulus
+
+CHUNK_VALUES = 2**24  # stimulus values held at a time: 64 MiB of float32
+
+
+class StaError(ValueError):
+    """A spike-triggered average cannot be computed; the message names the session."""
+
+
+def compute_sta(
+    recording: Recording, bins: Bool[np.ndarray, "bin"], lag: int
+) -> Float32[np.ndarray, "neuron lag_bin channel height width"]:
+    """Return the spike-triggered average stimulus of every neuron over the selected bins, in physical stimulus units.
+
+    Entry 0 along lag_bin is the current bin, entry `lag` the oldest. The mean stimulus is removed: the result is
+    cov(response, stimulus) / mean |response|, which for spike counts is the classical average over spikes minus the
+    average over bins (Chichilnisky 2001, eq. 1) and stays defined for signed responses. The recording's mirror is
+    applied. Bins that are masked or lack `lag` predecessors in their trial are left out; frames and responses may be
+    lazy h5py datasets and are read in bounded chunks. Raises StaError for mixed frame shapes or if no bin is left.
+    """
+    used = bins & recording.valid & (recording.bin_in_trial() >= lag)
+    if not used.any():
+        raise StaError(f"session {recording.session!r}: no bin to average over ({int(bins.sum())} were selected)")
+    shape = _frame_shape(recording, used)
+    chunk_length = max(64, CHUNK_VALUES // int(np.prod(shape)))
+    level = _common_level(recording, used)
+    mean, mean_magnitude = _response_means(recording, used, chunk_length)
+    total = np.zeros((recording.n_neurons, lag + 1, int(np.prod(shape))), np.float32)
+    for name, chunk in _chunks(recording, used, chunk_length):
+        stimulus = recording.stimuli[name]
+        # a zero-sum weight removes the mean stimulus exactly, lag by lag
+        weight = (read_rows(recording.responses, chunk) - mean).astype(np.float32)
+        shown = recording.frame[chunk[:, None] - np.arange(lag + 1)]
+        distinct, position = np.unique(shown, return_inverse=True)
+        frames = _physical_frames(stimulus, distinct) - level
+        columns = np.arange(len(chunk))
+        for step, rows in enumerate(position.reshape(shown.shape).T):
+            to_frames = sparse.csr_array(
+                (np.ones(len(chunk), np.float32), (rows, columns)), (len(distinct), len(chunk))
+            )
+            total[:, step] += (to_frames @ weight).T @ frames
+    total /= (used.sum() * np.maximum(mean_magnitude, np.finfo(np.float32).tiny))[:, None, None]
+    average = total.reshape(recording.n_neurons, lag + 1, *shape)
+    flipped = {"none": average, "height": average[..., ::-1, :], "width": average[..., ::-1]}[recording.mirror]
+    return np.ascontiguousarray(flipped)
+
+
+def _frame_shape(recording: Recording, used: Bool[np.ndarray, "bin"]) -> tuple[int, ...]:
+    names = sorted(set(recording.bin_column("stimulus")[used]))
+    shapes = {tuple(recording.stimuli[name].frames.shape[1:]) for name in names}
+    if len(shapes) > 1:
+        raise StaError(f"session {recording.session!r}: stimuli {names} have different frame shapes {sorted(shapes)}")
+    return shapes.pop()
+
+
+def _common_level(recording: Recording, used: Bool[np.ndarray, "bin"]) -> np.float32:
+    """Return a typical pixel value: float32 sums around zero keep the digits that sums around grey 127 lose."""
+    name, chunk = next(_chunks(recording, used, 16))
+    return np.float32(_physical_frames(recording.stimuli[name], np.unique(recording.frame[chunk])).mean())
+
+
+def _response_means(
+    recording: Recording, used: Bool[np.ndarray, "bin"], chunk_length: int
+) -> tuple[Float[np.ndarray, "neuron"], Float[np.ndarray, "neuron"]]:
+    total, magnitude = np.zeros(recording.n_neurons), np.zeros(recording.n_neurons)
+    for _, chunk in _chunks(recording, used, chunk_length):
+        responses = read_rows(recording.responses, chunk).astype(np.float64)
+        total += responses.sum(axis=0)
+        magnitude += np.abs(responses).sum(axis=0)
+    return total / used.sum(), magnitude / used.sum()
+
+
+def _chunks(
+    recording: Recording, used: Bool[np.ndarray, "bin"], chunk_length: int
+) -> Iterator[tuple[str, Int[np.ndarray, "bin"]]]:
+    """Yield (stimulus, used bins showing it) in pieces of at most `chunk_length` bins."""
+    names = recording.bin_column("stimulus")
+    for name in sorted(set(names[used])):
+        shown = np.flatnonzero(used & (names == name))
+        for first in range(0, len(shown), chunk_length):
+            yield name, shown[first : first + chunk_length]
+
+
+def _physical_frames(stimulus: Stimulus, frames: Int[np.ndarray, "frame"]) -> Float32[np.ndarray, "frame pixel"]:
+    n_pixels = int(np.prod(stimulus.frames.shape[1:]))
+    values = np.full((len(frames), n_pixels), stimulus.blank_value, np.float32)
+    seen = frames != BLANK
+    if seen.any():
+        stored = read_rows(stimulus.frames, frames[seen]).reshape(int(seen.sum()), n_pixels)
+        values[seen] = stored * np.float32(stimulus.scale) + np.float32(stimulus.offset)
+    return values
