@@ -1,0 +1,114 @@
+"""Lightning callbacks of a member's training: what survives a kill, and what a log file shows."""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint
+
+log = logging.getLogger(__name__)
+
+PRINTED = {"train_loss": "train loss", "val_loss": "val loss", "val_correlation": "val correlation"}
+
+
+class SeedEpochs(Callback):
+    """Seed torch at the start of every epoch from (seed, epoch), so that a resumed epoch draws what it would have."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed dropout and position jitter of this epoch."""
+        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch))
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return a seed for one epoch of one member; neighbouring seeds and epochs share no stream."""
+    return (seed * 1_000_003 + epoch * 7_919 + 1) % 2**31
+
+
+class KeepBest(Callback):
+    """Keep the weights with the highest validation correlation and put them back when training ends."""
+
+    def __init__(self, monitor: str = "val_correlation") -> None:
+        self.monitor = monitor
+        self.best_score, self.best_epoch = -float("inf"), -1
+        self.best_weights: dict[str, torch.Tensor] = {}
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Copy the weights if they are better than any before."""
+        if trainer.sanity_checking:
+            return
+        score = float(trainer.callback_metrics[self.monitor])
+        if score > self.best_score:
+            self.best_score, self.best_epoch = score, trainer.current_epoch
+            self.best_weights = {name: value.detach().cpu().clone() for name, value in pl_module.state_dict().items()}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore the best weights."""
+        if self.best_weights:
+            pl_module.load_state_dict(self.best_weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the resume checkpoint keeps."""
+        return {"score": self.best_score, "epoch": self.best_epoch, "weights": self.best_weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a resume checkpoint."""
+        self.best_score, self.best_epoch = state_dict["score"], state_dict["epoch"]
+        self.best_weights = state_dict["weights"]
+
+
+class LearningCurve(Callback):
+    """One row per epoch, kept through a resume; also printed as a plain line."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add this epoch's row."""
+        metrics = trainer.callback_metrics
+        row: dict[str, float] = {"epoch": trainer.current_epoch}
+        for name in ("train_loss", "train_penalty", "val_loss", "val_correlation"):
+            row[name] = float(metrics[name]) if name in metrics else float("nan")
+        row["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        row["seconds"] = time.perf_counter() - self._start
+        self.rows.append(row)
+        shown = "  ".join(f"{label} {row[name]:.4f}" for name, label in PRINTED.items())
+        log.info("epoch %d/%s  %s  %.1f s", trainer.current_epoch + 1, trainer.max_epochs, shown, row["seconds"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the resume checkpoint keeps."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a resume checkpoint."""
+        self.rows = list(state_dict["rows"])
+
+
+class SaveLast(Checkpoint):
+    """After every epoch replace the one file from which a killed training resumes.
+
+    Everything is in this file (weights, optimiser, schedule, counters, best weights, learning curve), so a kill between
+    two files cannot mix epochs. Checkpoint callbacks run after all others.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write beside, then rename."""
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        trainer.save_checkpoint(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # a node that crashes after the rename must not leave an empty file behind
+        temporary.replace(self.path)

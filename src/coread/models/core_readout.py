@@ -1,0 +1,275 @@
+"""Core + readout models: a shared core, one readout per session."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import hydra.utils
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Bool, Float
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from coread.modules.core.base_core import Core, SimpleCoreWrapper
+from coread.modules.losses.poisson import PoissonLoss3d
+from coread.modules.losses.running_correlation import RunningCorrelation
+from coread.modules.readout.multi_readout import MultiGaussianMaskReadout, MultiReadoutBase
+
+OptimizerFactory = Callable[..., torch.optim.Optimizer]
+SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler]
+
+
+class BaseCoreReadout(pl.LightningModule):
+    """A core and its readouts with their training step.
+
+    `loss(output, target, mask)` is minimised (default: mean Poisson). `correlation_loss(output, target, mask)` is an
+    optional further score logged on validation data; the published name `evaluation_loss` is an alias. The score that
+    decides about early stopping, `val_correlation`, is always the correlation of each neuron over all validation bins.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        readout: MultiReadoutBase,
+        learning_rate: float = 1e-3,
+        loss: nn.Module | None = None,
+        correlation_loss: nn.Module | None = None,
+        evaluation_loss: nn.Module | None = None,
+        data_info: Mapping[str, Any] | None = None,
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        if correlation_loss is not None and evaluation_loss is not None:
+            raise TypeError("correlation_loss and evaluation_loss name the same thing: give one of them")
+        self.core, self.readout = core, readout
+        self.learning_rate = learning_rate
+        self.loss = PoissonLoss3d() if loss is None else loss
+        self.correlation_loss = evaluation_loss if correlation_loss is None else correlation_loss
+        self.data_info: dict[str, Any] = dict(data_info or {})
+        self.optimizer_factory = torch.optim.Adam if optimizer is None else optimizer
+        self.scheduler_factory = lr_scheduler
+        self._validation: dict[str, RunningCorrelation] = {}
+
+    @property
+    def lag(self) -> int:
+        """Bins that the output is shorter than the input: a prediction sees its own bin and `lag` before it."""
+        return int(self.core.lag) + int(getattr(self.readout, "lag", 0))
+
+    def forward(
+        self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None
+    ) -> Float[Tensor, "batch time_out neuron"]:
+        """Predict responses of a session, or of all sessions in sorted order if `data_key` is None."""
+        return self.readout(self.core(x), data_key=data_key)
+
+    def regularizer(self, data_key: str) -> Float[Tensor, ""]:
+        """Return the penalties of the core and of one session's readout."""
+        return self.core.regularizer() + self.readout.regularizer(data_key)
+
+    def training_step(self, batch: tuple[str, Any], batch_idx: int) -> Tensor:
+        """Return loss plus penalties of one session's batch."""
+        session, point = batch
+        loss = self.loss(self(point.inputs, session), point.targets, point.mask)
+        penalty = self.regularizer(session)
+        n_windows = len(point.inputs)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=n_windows)
+        self.log("train_penalty", penalty, on_step=False, on_epoch=True, batch_size=n_windows)
+        return loss + penalty
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the sums of the last validation."""
+        self._validation = {}
+
+    def validation_step(self, batch: tuple[str, Any], batch_idx: int) -> None:
+        """Add a batch to the sums behind the validation scores."""
+        session, point = batch
+        output = self(point.inputs, session)
+        loss = self.loss(output, point.targets, point.mask)
+        # a batch counts by its valid bins, so that the mean does not depend on how bins fall into batches
+        n_valid = int(point.mask[:, -output.shape[1] :].sum())
+        self.log("val_loss", loss, on_epoch=True, batch_size=max(n_valid, 1), prog_bar=False)
+        if self.correlation_loss is not None:
+            score = self.correlation_loss(output, point.targets, point.mask)
+            self.log("val_correlation_loss", score, on_epoch=True, batch_size=max(n_valid, 1))
+        if session not in self._validation:
+            self._validation[session] = RunningCorrelation(output.shape[-1], output.device)
+        self._validation[session].update(output, point.targets, point.mask)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over all neurons of their correlation over all validation bins."""
+        per_neuron = torch.cat([sums.compute() for sums in self._validation.values()])
+        # a neuron silent throughout the validation bins has no correlation; it must not hide the others
+        self.log("val_correlation", per_neuron.nanmean().nan_to_num(nan=-1.0), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimiser, and the schedule stepped after every batch if there is one."""
+        optimizer = self.optimizer_factory(self.parameters(), lr=self.learning_rate)
+        if self.scheduler_factory is None:
+            return optimizer
+        scheduler = self.scheduler_factory(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def stimulus_shape(self, time_steps: int, num_batches: int = 1) -> tuple[int, int, int, int, int]:
+        """Return (batch, channel, time, height, width) of a stimulus for this model."""
+        channels, height, width = self.data_info["input_shape"]
+        return num_batches, channels, time_steps, height, width
+
+
+class UnifiedCoreReadout(BaseCoreReadout):
+    """Core and readout named by `_target_` in Hydra configs; channels and shapes are filled in from the data.
+
+    `in_shape` is (channel, time, height, width). The resolved model config is kept in `data_info["model_config"]`.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        n_neurons_dict: Mapping[str, int],
+        core: DictConfig | Mapping[str, Any],
+        readout: DictConfig | Mapping[str, Any],
+        hidden_channels: Sequence[int] | None = None,
+        learning_rate: float = 1e-3,
+        loss: nn.Module | None = None,
+        correlation_loss: nn.Module | None = None,
+        evaluation_loss: nn.Module | None = None,
+        data_info: Mapping[str, Any] | None = None,
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
+    ) -> None:
+        core_config, readout_config = _plain(core), _plain(readout)
+        channels = (int(in_shape[0]), *(int(c) for c in hidden_channels or ()))
+        core_module = hydra.utils.instantiate(core_config, channels=channels, n_neurons_dict=dict(n_neurons_dict))
+        info = dict(data_info or {})
+        readout_module = hydra.utils.instantiate(
+            readout_config,
+            in_shape=core_output_shape(core_module, in_shape),
+            n_neurons_dict=dict(n_neurons_dict),
+            mean_activity_dict=info.get("mean_activity_dict"),
+        )
+        info["model_config"] = {
+            "hidden_channels": list(channels[1:]),
+            "core": core_config,
+            "readout": readout_config,
+        }
+        super().__init__(
+            core_module,
+            readout_module,
+            learning_rate=learning_rate,
+            loss=loss,
+            correlation_loss=correlation_loss,
+            evaluation_loss=evaluation_loss,
+            data_info=info,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+        )
+
+
+class ExampleCoreReadout(BaseCoreReadout):
+    """The documented example: a convolutional core and Gaussian-mask readouts, built from plain arguments."""
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        hidden_channels: Sequence[int],
+        temporal_kernel_sizes: Sequence[int],
+        spatial_kernel_sizes: Sequence[int],
+        n_neurons_dict: Mapping[str, int],
+        core_gamma_hidden: float = 0.0,
+        core_gamma_input: float = 0.0,
+        core_gamma_in_sparse: float = 0.0,
+        core_gamma_temporal: float = 0.0,
+        core_input_padding: bool | int | str | Sequence[int] = False,
+        core_hidden_padding: bool | int | str | Sequence[int] = True,
+        core_convolution_type: str = "custom_separable",
+        dropout_rate: float = 0.0,
+        maxpool_every_n_layers: int | None = None,
+        downsample_input_kernel_size: Sequence[int] | None = None,
+        readout_scale: bool = True,
+        readout_bias: bool = True,
+        readout_gaussian_mean_scale: float = 6.0,
+        readout_gaussian_var_scale: float = 4.0,
+        readout_positive: bool = True,
+        readout_mask_l1_reg: float = 0.0,
+        readout_feature_l1_reg: float = 0.0,
+        learning_rate: float = 1e-3,
+        loss: nn.Module | None = None,
+        correlation_loss: nn.Module | None = None,
+        data_info: Mapping[str, Any] | None = None,
+    ) -> None:
+        core = SimpleCoreWrapper(
+            channels=(int(in_shape[0]), *hidden_channels),
+            temporal_kernel_sizes=tuple(temporal_kernel_sizes),
+            spatial_kernel_sizes=tuple(spatial_kernel_sizes),
+            gamma_input=core_gamma_input,
+            gamma_temporal=core_gamma_temporal,
+            gamma_in_sparse=core_gamma_in_sparse,
+            gamma_hidden=core_gamma_hidden,
+            dropout_rate=dropout_rate,
+            maxpool_every_n_layers=maxpool_every_n_layers,
+            downsample_input_kernel_size=downsample_input_kernel_size,
+            input_padding=core_input_padding,
+            hidden_padding=core_hidden_padding,
+            convolution_type=core_convolution_type,
+            n_neurons_dict=dict(n_neurons_dict),
+        )
+        readout = MultiGaussianMaskReadout(
+            in_shape=core_output_shape(core, in_shape),
+            n_neurons_dict=dict(n_neurons_dict),
+            scale=readout_scale,
+            bias=readout_bias,
+            gaussian_mean_scale=readout_gaussian_mean_scale,
+            gaussian_var_scale=readout_gaussian_var_scale,
+            positive=readout_positive,
+            mask_l1_reg=readout_mask_l1_reg,
+            feature_weights_l1_reg=readout_feature_l1_reg,
+            mean_activity_dict=(data_info or {}).get("mean_activity_dict"),
+        )
+        super().__init__(
+            core,
+            readout,
+            learning_rate=learning_rate,
+            loss=loss,
+            correlation_loss=correlation_loss,
+            data_info=data_info,
+        )
+
+
+def core_output_shape(core: Core, in_shape: Sequence[int]) -> tuple[int, ...]:
+    """Return (channel, time, height, width) of a core's output for an input of this shape.
+
+    Raises ValueError if the input is smaller than the kernels.
+    """
+    was_training = core.training
+    core.eval()
+    try:
+        with torch.no_grad():
+            output = core(torch.zeros(1, *in_shape))
+    except RuntimeError as error:
+        shape = tuple(in_shape)
+        raise ValueError(f"the core cannot take an input of (channel, time, height, width) {shape}: {error}") from error
+    finally:
+        core.train(was_training)
+    return tuple(output.shape[1:])
+
+
+def is_model_causal(model: BaseCoreReadout, time_steps: int | None = None) -> bool:
+    """Return whether changing the last frame changes no prediction but the last one."""
+    steps = model.lag + 8 if time_steps is None else time_steps
+    was_training = model.training
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    stimulus = torch.randn(model.stimulus_shape(steps), generator=generator)
+    changed = stimulus.clone()
+    changed[:, :, -1] += 1.0
+    with torch.no_grad():
+        key = next(iter(model.readout.readout_keys()))
+        before, after = model(stimulus, key), model(changed, key)
+    model.train(was_training)
+    same: Bool[Tensor, ""] = torch.isclose(before[:, :-1], after[:, :-1], rtol=0, atol=1e-6).all()
+    return bool(same) and before.shape[1] == steps - model.lag
+
+
+def _plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(config, DictConfig):
+        return dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    return dict(config)

@@ -1,0 +1,100 @@
+"""A member: one trained model of an experiment (one fold and one seed), saved without any code in the file."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import pandas as pd
+import torch
+from omegaconf import OmegaConf
+
+from coread import __version__
+from coread.data_io.statistics import Statistics
+from coread.models.core_readout import BaseCoreReadout
+
+FORMAT_VERSION = 1
+
+
+class MemberError(ValueError):
+    """A file is not a member, or not one that this version reads."""
+
+
+@dataclass
+class Member:
+    """A trained model with everything needed to use it and to say where it came from."""
+
+    model: BaseCoreReadout
+    config: dict[str, Any]
+    fold: int
+    seed: int
+    data_info: dict[str, Any]
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def save(self, path: Path) -> None:
+        """Write the member atomically: plain types and tensors, readable with `torch.load(weights_only=True)`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "format_version": FORMAT_VERSION,
+            "coread_version": __version__,
+            "config": self.config,
+            "fold": self.fold,
+            "seed": self.seed,
+            "data_info": self.data_info,
+            "history": self.history.to_dict("list"),
+            "state_dict": self.model.state_dict(),
+        }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            torch.save(content, temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @property
+    def statistics(self) -> Statistics:
+        """What was fitted on the training bins of this member's fold."""
+        info = self.data_info
+        return Statistics(
+            info["stim_mean"], info["stim_std"], dict(info["response_scale"]), dict(info["mean_activity_dict"])
+        )
+
+
+def load_member(path: Path, device: torch.device | str = "cpu") -> Member:
+    """Read a member and return its model in eval mode; raises MemberError that names the file."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise MemberError(f"{path}: there is no such member") from None
+    except Exception as error:
+        raise MemberError(f"{path}: not a readable member, truncated or foreign ({error})") from error
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        raise MemberError(f"{path}: not a coread member of format {FORMAT_VERSION}")
+    model = build_model(content["config"], content["data_info"])
+    model.load_state_dict(content["state_dict"])
+    return Member(
+        model=model.to(device).eval(),
+        config=content["config"],
+        fold=content["fold"],
+        seed=content["seed"],
+        data_info=content["data_info"],
+        history=pd.DataFrame(content["history"]),
+    )
+
+
+def build_model(config: Mapping[str, Any], data_info: Mapping[str, Any]) -> BaseCoreReadout:
+    """Build the untrained model of a train slice for sessions of the given sizes."""
+    config = OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)  # type: ignore[assignment]
+    channels, height, width = data_info["input_shape"]
+    return hydra.utils.instantiate(
+        config["model"],
+        in_shape=(channels, config["dataloader"]["window_length"], height, width),
+        n_neurons_dict=dict(data_info["n_neurons_dict"]),
+        data_info=dict(data_info),
+        loss=hydra.utils.instantiate(config["loss"]),
+        optimizer=hydra.utils.instantiate(config["optimizer"]),
+        lr_scheduler=hydra.utils.instantiate(config["lr_scheduler"]),
+        _recursive_=False,
+    )

@@ -1,0 +1,243 @@
+"""Training of one member: `train(config, recordings, fold, seed) -> Member`, readable top to bottom."""
+
+import logging
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Int8
+from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import Callback
+
+from coread.callbacks import KeepBest, LearningCurve, SaveLast, SeedEpochs, epoch_seed
+from coread.data_io.cyclers import LongCycler, ShortCycler
+from coread.data_io.dataloader import SessionWindows
+from coread.data_io.splits import TRAIN, VALIDATION, label_bins
+from coread.data_io.statistics import QualityError, Statistics, compute_statistics, constant_neurons
+from coread.models.initialization import initialize_readouts
+from coread.models.member import Member, build_model
+from coread.recording import Recording
+
+log = logging.getLogger(__name__)
+
+Labels = dict[str, Int8[np.ndarray, "bin"]]
+
+
+def train(
+    config: Mapping[str, Any],
+    recordings: Sequence[Recording],
+    fold: int,
+    seed: int,
+    *,
+    work_dir: Path,
+    accelerator: str = "auto",
+    precision: str = "auto",
+    loggers: Sequence[Any] = (),
+    progress_bar: bool | None = None,
+) -> Member:
+    """Train one member and return it with the weights of its best epoch.
+
+    `config` is the train slice. `work_dir` keeps `last.ckpt` after every epoch: called again with the same arguments
+    after a kill, training resumes there and ends with the same weights; the folder is removed on success. Nothing of a
+    test tier is read. Raises SplitError, QualityError or ValueError for data or settings that cannot be trained on.
+    """
+    settings = _plain(config)
+    pl.seed_everything(seed, verbose=False)
+    model, labels, statistics = _prepare(settings, recordings, fold)
+
+    windows = {
+        label: _session_windows(settings, recordings, labels, label, model.lag, statistics, _device(accelerator))
+        for label in (TRAIN, VALIDATION)
+    }
+    keep_best, curve = KeepBest(), LearningCurve()
+    stoppers = [hydra.utils.instantiate(callback) for callback in settings["training_callbacks"].values()]
+    work_dir.mkdir(parents=True, exist_ok=True)
+    last = work_dir / "last.ckpt"
+    callbacks: list[Callback] = [SeedEpochs(seed), keep_best, curve, *stoppers, SaveLast(last)]
+    trainer = _trainer(settings, callbacks, work_dir, accelerator, precision, loggers, progress_bar)
+    with warnings.catch_warnings():
+        _silence_lightning()
+        if last.exists():
+            log.info("resuming from %s", last)
+        resume = last if last.exists() else None
+        # the checkpoint is our own; best weights and learning curve are plain types and tensors
+        trainer.fit(model, datamodule=Epochs(windows, seed), ckpt_path=resume, weights_only=True)
+    log.info("best validation correlation %.4f in epoch %d", keep_best.best_score, keep_best.best_epoch + 1)
+    member = Member(model.cpu().eval(), settings, fold, seed, dict(model.data_info), pd.DataFrame(curve.rows))
+    shutil.rmtree(work_dir)
+    return member
+
+
+class Epochs(pl.LightningDataModule):
+    """Batches of every epoch, drawn from (seed, epoch) alone so that a resumed epoch is the one that was lost."""
+
+    def __init__(self, windows: Mapping[int, Mapping[str, SessionWindows]], seed: int) -> None:
+        super().__init__()
+        self.windows, self.seed = windows, seed
+
+    def train_dataloader(self) -> LongCycler:
+        """Return this epoch's training batches; the trainer asks again every epoch."""
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        rng = np.random.default_rng(epoch_seed(self.seed, epoch))
+        return LongCycler({session: windows.shuffled(rng) for session, windows in self.windows[TRAIN].items()})
+
+    def val_dataloader(self) -> ShortCycler:
+        """Return every validation bin once."""
+        return ShortCycler({session: windows.in_order() for session, windows in self.windows[VALIDATION].items()})
+
+
+def _prepare(
+    settings: dict[str, Any], recordings: Sequence[Recording], fold: int
+) -> tuple[pl.LightningModule, Labels, Statistics]:
+    """Build the model, label the bins, fit the statistics, start the readouts from the training bins."""
+    _check_sessions(recordings)
+    sizes = _sizes(recordings)
+    lag = build_model(settings, sizes).lag
+    labels = {recording.session: label_bins(recording, settings["splits"], fold, lag) for recording in recordings}
+    _check_quality(recordings, labels, fold, settings["quality_checks"]["allow_constant_neurons"])
+    statistics = compute_statistics(
+        recordings,
+        labels,
+        normalize_stimulus=settings["dataloader"]["normalize_stimulus"],
+        response_scale=settings["dataloader"]["response_scale"],
+    )
+    model = build_model(settings, sizes | _fitted(statistics))
+    initialize_readouts(model, recordings, labels, statistics, settings["initialization"])
+    for session, label in labels.items():
+        counts = {"training": int((label == TRAIN).sum()), "validation": int((label == VALIDATION).sum())}
+        log.info("session %s: %s bins, lag %d", session, counts, lag)
+    return model, labels, statistics
+
+
+def _session_windows(
+    settings: Mapping[str, Any],
+    recordings: Sequence[Recording],
+    labels: Labels,
+    label: int,
+    lag: int,
+    statistics: Statistics,
+    device: torch.device,
+) -> dict[str, SessionWindows]:
+    return {
+        recording.session: SessionWindows(
+            recording,
+            labels[recording.session],
+            label,
+            lag=lag,
+            window_length=settings["dataloader"]["window_length"],
+            batch_size=settings["dataloader"]["batch_size"],
+            statistics=statistics,
+            device=device,
+        )
+        for recording in recordings
+    }
+
+
+def _trainer(
+    settings: Mapping[str, Any],
+    callbacks: list[Callback],
+    work_dir: Path,
+    accelerator: str,
+    precision: str,
+    loggers: Sequence[Any],
+    progress_bar: bool | None,
+) -> pl.Trainer:
+    """Build the Lightning trainer; no wall-clock limit, because an undertrained member must not pass for a trained."""
+    return pl.Trainer(
+        **settings["trainer"],
+        accelerator=accelerator,
+        devices=1,
+        precision=_precision(accelerator, precision),  # type: ignore[arg-type]
+        callbacks=callbacks,
+        logger=list(loggers) or False,
+        default_root_dir=work_dir,
+        enable_checkpointing=True,
+        enable_progress_bar=sys.stderr.isatty() if progress_bar is None else progress_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        log_every_n_steps=1,
+    )
+
+
+def _device(accelerator: str) -> torch.device:
+    cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def _precision(accelerator: str, precision: str) -> str:
+    """Return bf16 mixed precision where the GPU has it, single precision elsewhere, or what was asked for."""
+    if precision != "auto":
+        return precision
+    return "bf16-mixed" if _device(accelerator).type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _sizes(recordings: Sequence[Recording]) -> dict[str, Any]:
+    stimulus = next(iter(recordings[0].stimuli.values()))
+    return {
+        "n_neurons_dict": {recording.session: recording.n_neurons for recording in recordings},
+        "input_shape": [int(size) for size in stimulus.frames.shape[1:]],
+        "rate_hz": float(recordings[0].rate_hz),
+        "pixel_um": stimulus.pixel_um,
+        "pixel_deg": stimulus.pixel_deg,
+        "dataset": recordings[0].dataset,
+        "unit": recordings[0].unit,
+    }
+
+
+def _fitted(statistics: Statistics) -> dict[str, Any]:
+    return {
+        "stim_mean": statistics.stim_mean,
+        "stim_std": statistics.stim_std,
+        "response_scale": statistics.response_scale,
+        "mean_activity_dict": statistics.mean_activity,
+    }
+
+
+def _check_sessions(recordings: Sequence[Recording]) -> None:
+    """Raise ValueError if the sessions cannot share a core."""
+    if not recordings:
+        raise ValueError("there is no recording to train on")
+    for attribute in ("rate_hz", "unit"):
+        found = {recording.session: getattr(recording, attribute) for recording in recordings}
+        if len(set(found.values())) > 1:
+            raise ValueError(f"the sessions of one experiment must share {attribute}, found {found}")
+    shapes = {
+        f"{recording.session}/{name}": tuple(stimulus.frames.shape[1:])
+        for recording in recordings
+        for name, stimulus in recording.stimuli.items()
+    }
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"all stimuli must share (channel, height, width), found {shapes}")
+
+
+def _check_quality(recordings: Sequence[Recording], labels: Labels, fold: int, allow_constant: bool) -> None:
+    for recording in recordings:
+        label = labels[recording.session]
+        for wanted, name in ((TRAIN, "training"), (VALIDATION, "validation")):
+            if not (label == wanted).any():
+                raise QualityError(f"session {recording.session!r} has no {name} bins in fold {fold}")
+        if len(constant := constant_neurons(recording, label)) and not allow_constant:
+            raise QualityError(
+                f"session {recording.session!r}: {len(constant)} of {recording.n_neurons} neurons never change in the "
+                f"training bins of fold {fold} (zero variance), neuron rows {constant.tolist()}; "
+                "remove them from the recording, or train beside them with quality_checks.allow_constant_neurons=true"
+            )
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)  # type: ignore[return-value]
+
+
+def _silence_lightning() -> None:
+    """Hide warnings about choices made on purpose here."""
+    for message in (".*does not have many workers.*", ".*IterableDataset.*", ".*`isinstance.treespec, LeafSpec.*"):
+        warnings.filterwarnings("ignore", message)
