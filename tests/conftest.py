@@ -2,11 +2,14 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+
+from coread.recording import Recording, Stimulus
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -33,3 +36,51 @@ def seed_everything() -> Iterator[None]:
     random.setstate(python_state)
     np.random.set_state(numpy_state)  # noqa: NPY002
     torch.set_rng_state(torch_state)
+
+
+@pytest.fixture
+def make_recording() -> Callable[..., Recording]:
+    """Return a factory of small recordings: training trials of one movie, a repeated test movie."""
+    return fabricate_recording
+
+
+def fabricate_recording(
+    session: str = "session_0",
+    *,
+    n_neurons: int = 4,
+    n_trials: int = 3,
+    trial_length: int = 60,
+    n_repeats: int = 4,
+    test_length: int = 30,
+    shape: tuple[int, int, int] = (1, 6, 8),
+    seed: int = 0,
+) -> Recording:
+    """Fabricate a recording whose neurons follow one pixel each, with Poisson noise."""
+    rng = np.random.default_rng(seed)
+    movie = rng.integers(0, 256, (n_trials * trial_length, *shape), dtype=np.uint8)
+    test = rng.integers(0, 256, (test_length, *shape), dtype=np.uint8)
+    trial_lengths = [trial_length] * n_trials + [test_length] * n_repeats
+    frame = np.concatenate([np.arange(n_trials * trial_length), np.tile(np.arange(test_length), n_repeats)])
+    shown = np.concatenate([movie, np.tile(test, (n_repeats, 1, 1, 1))]).reshape(len(frame), -1)
+    rate = 0.2 + 2.0 * shown[:, rng.integers(0, shown.shape[1], n_neurons)] / 255
+    return Recording(
+        dataset="fabricated",
+        session=session,
+        stimuli={"movie": Stimulus(movie, 30.0), "test": Stimulus(test, 30.0)},
+        trials=pd.DataFrame(
+            {
+                "stimulus": ["movie"] * n_trials + ["test"] * n_repeats,
+                "tier": ["train"] * n_trials + ["test"] * n_repeats,
+                "repeat": [0] * n_trials + list(range(n_repeats)),
+                "time_order": np.arange(n_trials + n_repeats),
+                "withheld": False,
+            }
+        ),
+        trial=np.repeat(np.arange(n_trials + n_repeats), trial_lengths).astype(np.int32),
+        frame=frame.astype(np.int32),
+        responses=rng.poisson(rate).astype(np.float32),
+        valid=np.ones(len(frame), bool),
+        rate_hz=30.0,
+        unit="spike count",
+        neurons=pd.DataFrame({"unit_id": np.arange(n_neurons) + 1}),
+    )

@@ -137,13 +137,15 @@ def _even_grid(values: np.ndarray, dtype: type) -> tuple[np.ndarray, float, floa
     sample = np.unique(values.reshape(-1)[:: max(1, values.size // 100_000)])
     if len(sample) < 2 or len(sample) > levels + 1:
         return None
-    n_steps = round((high - low) / float(np.diff(sample).min()))
-    if n_steps > levels:
-        return None
-    step = (high - low) / n_steps
-    stored = np.rint((values.astype(np.float64) - low) / step)
-    back = (stored * step + low).astype(np.float32)
-    return (stored.astype(dtype), step, low) if (back == values).all() else None
+    # rounding to float32 blurs the steps between neighbours: the smallest or the typical one gives their number
+    for neighbours in (np.diff(sample).min(), np.median(np.diff(sample))):
+        n_steps = round((high - low) / float(neighbours))
+        if n_steps <= levels:
+            step = (high - low) / n_steps
+            stored = np.rint((values.astype(np.float64) - low) / step)
+            if ((stored * step + low).astype(np.float32) == values).all():
+                return stored.astype(dtype), step, low
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------- validation
