@@ -96,7 +96,7 @@ def test_digest_follows_content_and_not_packing(make_recording, tmp_path):
         (np.array([0, 256], np.int64), np.uint16),
         (np.arange(256) / 255, np.uint8),
         (np.array([-0.5, 0.5]), np.uint8),
-        (np.arange(4000) / 4000, np.uint16),
+        (np.arange(4000) * 0.25, np.uint16),
         (np.array([0.5, 0.25, 1e-3, 100.0], np.float16).astype(np.float32), np.float16),
         (np.random.default_rng(0).normal(size=1000), np.float32),
     ],

@@ -1,0 +1,117 @@
+"""Splits: no frame reaches both sides, gaps are as wide as the lag, test tiers are never touched."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coread.data_io.splits import GAP, TEST, TRAIN, UNUSED, VALIDATION, SplitError, held_out_clips, label_bins
+from tests.conftest import fabricate_recording
+
+FOLDS = {"method": "folds", "n_folds": 3, "clip_length": 20, "seed": 0}
+
+
+def frames_seen(recording, bins, lag):
+    """Every (stimulus, frame) that a model sees when it predicts these bins."""
+    seen = set()
+    names = recording.bin_column("stimulus")
+    for bin_index in bins:
+        window = np.arange(bin_index - lag, bin_index + 1)
+        assert (recording.trial[window] == recording.trial[bin_index]).all()
+        seen |= set(zip(names[window], recording.frame[window].tolist(), strict=True))
+    return seen
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    lag=st.integers(0, 12),
+    clip_length=st.integers(15, 40),
+    n_folds=st.integers(2, 4),
+    trial_length=st.integers(30, 90),
+    seed=st.integers(0, 5),
+    shuffled_again=st.booleans(),
+)
+def test_no_frame_is_seen_on_both_sides(lag, clip_length, n_folds, trial_length, seed, shuffled_again):
+    recording = fabricate_recording(trial_length=trial_length, n_trials=4, n_neurons=1)
+    if shuffled_again:  # the same frames again in another order: clips are held out by content, not by place
+        order = np.random.default_rng(seed).permutation(4)
+        train = recording.frame[: 4 * trial_length].reshape(4, trial_length)
+        recording = replace(recording, frame=np.concatenate([train[order].ravel(), recording.frame[4 * trial_length :]]))
+    split = {"method": "folds", "n_folds": n_folds, "clip_length": clip_length, "seed": seed}
+    if 4 * trial_length // clip_length < n_folds:
+        return
+    for fold in range(n_folds):
+        labels = label_bins(recording, split, fold, lag)
+        train, validation = np.flatnonzero(labels == TRAIN), np.flatnonzero(labels == VALIDATION)
+        assert not frames_seen(recording, train, lag) & frames_seen(recording, validation, lag)
+        tier = recording.bin_column("tier")
+        assert (labels[tier == "test"] != TRAIN).all()
+        assert (labels[tier == "test"] != VALIDATION).all()
+        assert (labels[tier == "train"] != TEST).all()
+        if len(train) and len(validation):
+            nearest = np.abs(train[:, None] - validation).min()
+            same_trial = recording.trial[train][:, None] == recording.trial[validation]
+            distance = np.abs(train[:, None] - validation)[same_trial]
+            assert nearest >= 1
+            assert distance.size == 0 or distance.min() > lag
+
+
+def test_every_clip_is_held_out_in_exactly_one_fold():
+    held_out = np.stack([held_out_clips(17, FOLDS, fold) for fold in range(3)])
+    assert (held_out.sum(axis=0) == 1).all()
+    assert set(held_out.sum(axis=1)) == {5, 6}
+
+
+def test_labels_around_a_validation_clip(make_recording):
+    recording = make_recording(n_trials=1, trial_length=60, n_repeats=1, test_length=10)
+    labels = label_bins(recording, {"method": "clip_list", "clips": [1], "clip_length": 20}, 0, lag=5)
+    expected = [UNUSED] * 5 + [TRAIN] * 15 + [GAP] * 5 + [VALIDATION] * 15 + [GAP] * 5 + [TRAIN] * 15
+    assert labels[:60].tolist() == expected
+    assert labels[60:].tolist() == [UNUSED] * 5 + [TEST] * 5
+
+
+def test_masked_and_withheld_bins_are_unused(make_recording):
+    recording = make_recording()
+    valid = recording.valid.copy()
+    valid[30:40] = False
+    trials = recording.trials.assign(withheld=[False] * 3 + [True] * 4)
+    labels = label_bins(replace(recording, valid=valid, trials=trials), FOLDS, 0, lag=0)
+    assert (labels[30:40] == UNUSED).all()
+    assert (labels[180:] == UNUSED).all()
+    assert (labels[:30] != UNUSED).all()
+
+
+def test_published_clip_numbers():
+    split = {"method": "random_clips", "n_clips": 3, "clip_length": 90, "seed": 42}
+    assert np.flatnonzero(held_out_clips(10, split, 0)).tolist() == [1, 5, 8]
+    published = [1760, 3016, 1770, 3703, 2099, 2641, 1417, 755, 109, 3476, 511, 1425, 3156, 2663, 670, 1456, 2506, 1849]
+    published += [1231, 3973]
+    assert np.flatnonzero(held_out_clips(3997, split | {"n_clips": 20}, 0)).tolist() == sorted(published)
+
+
+def test_published_tiers_are_kept(make_recording):
+    recording = make_recording()
+    trials = recording.trials.assign(tier=["train", "validation", "train"] + ["test"] * 4)
+    labels = label_bins(replace(recording, trials=trials), {"method": "published"}, 0, lag=0)
+    assert (labels[:60] == TRAIN).all()
+    assert (labels[60:120] == VALIDATION).all()
+    assert (labels[120:180] == TRAIN).all()
+
+
+@pytest.mark.parametrize(
+    ("split", "fold", "message"),
+    [
+        (FOLDS, 3, "fold 3 does not exist: the split 'folds' has 3 folds, 0 to 2"),
+        (FOLDS, -1, "fold -1 does not exist"),
+        ({"method": "random_clips", "n_clips": 2, "clip_length": 20, "seed": 42}, 1, "has 1 folds, 0 to 0"),
+        ({"method": "fold"}, 0, "split method 'fold' is unknown"),
+        (FOLDS | {"clip_length": 100}, 0, "3 folds need at least 3 training clips, found 1"),
+        ({"method": "clip_list", "clips": [9], "clip_length": 20}, 0, r"clips \[9\] lie outside the stimulus' 9 clips"),
+        ({"method": "random_clips", "n_clips": 9, "clip_length": 20, "seed": 42}, 0, "9 validation clips were asked"),
+    ],
+)
+def test_impossible_splits_are_named(make_recording, split, fold, message):
+    with pytest.raises(SplitError, match=message):
+        label_bins(make_recording(), split, fold, lag=2)
