@@ -119,7 +119,6 @@ def test_stored_values_always_come_back(values, unit):
     np.testing.assert_array_equal(back, frames)
 
 
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -38,7 +38,9 @@ def test_no_frame_is_seen_on_both_sides(lag, clip_length, n_folds, trial_length,
     if shuffled_again:  # the same frames again in another order: clips are held out by content, not by place
         order = np.random.default_rng(seed).permutation(4)
         train = recording.frame[: 4 * trial_length].reshape(4, trial_length)
-        recording = replace(recording, frame=np.concatenate([train[order].ravel(), recording.frame[4 * trial_length :]]))
+        recording = replace(
+            recording, frame=np.concatenate([train[order].ravel(), recording.frame[4 * trial_length :]])
+        )
     split = {"method": "folds", "n_folds": n_folds, "clip_length": clip_length, "seed": seed}
     if 4 * trial_length // clip_length < n_folds:
         return

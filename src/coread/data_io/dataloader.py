@@ -57,7 +57,7 @@ def tile_randomly(runs: Runs, n_out: int, rng: np.random.Generator) -> Int[np.nd
     draw, so an epoch always has the same number of steps.
     """
     length = runs.stop - runs.first
-    n_windows = np.where(length <= n_out, 1, length // n_out + 1)
+    n_windows = np.where(length <= n_out, 1, -(-(length + n_out - 1) // n_out))  # enough at the largest offset
     offset = np.where(length <= n_out, 0, rng.integers(0, n_out, len(length)))
     start = np.repeat(runs.first - offset, n_windows) + n_out * _counter(n_windows)
     last = np.maximum(runs.stop - n_out, runs.first)
