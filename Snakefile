@@ -1,0 +1,50 @@
+"""Recordings in; trained members, honest scores, receptive fields, paper tables and a report out."""
+
+from snakemake.utils import min_version
+
+min_version("9.15")
+
+
+configfile: f"{workflow.basedir}/configs/workflow.yaml"
+
+
+# used only with `--sdm apptainer`; deploy/coread.def says how the image is built from requirements.lock
+container: "deploy/coread.sif"
+
+
+include: "rules/common.smk"
+
+
+wildcard_constraints:
+    experiment="|".join(CATALOGUE.names),
+    stage="|".join(STAGES),
+    dataset=r"[\w-]+",
+    session=r"(?!(?:stimuli|config)\b)[\w.-]+",
+    fold=r"\d+",
+    seed=r"\d+",
+
+
+localrules:
+    all,
+    data,
+    models,
+    scores,
+    insilico,
+    tables,
+    report,
+
+
+rule all:
+    input:
+        collect_scores,
+        collect_insilico,
+        collect_tables,
+        collect_report,
+    default_target: True
+
+
+include: "rules/data.smk"
+include: "rules/train.smk"
+include: "rules/evaluate.smk"
+include: "rules/insilico.smk"
+include: "rules/report.smk"

@@ -1,0 +1,85 @@
+"""Recordings: from a simulation or raw files to results/data/<dataset>/<session>.h5."""
+
+
+localrules:
+    write_config,
+    write_data_config,
+
+
+# the composed config is an artefact: every other rule reads this file, so only what is in it can re-run a stage
+rule write_config:
+    output:
+        "results/{experiment}/config/{stage}.yaml",
+    log:
+        "logs/write_config/{experiment}/{stage}.log",
+    params:
+        text=lambda wildcards: CATALOGUE.stage_text(wildcards.experiment, wildcards.stage),
+    shell:
+        "printf %s {params.text:q} > {output}.part 2> {log} && mv {output}.part {output} 2>> {log}"
+
+
+rule write_data_config:
+    output:
+        "results/data/{dataset}/config.yaml",
+    log:
+        "logs/write_data_config/{dataset}.log",
+    params:
+        text=lambda wildcards: CATALOGUE.data_text(wildcards.dataset),
+    shell:
+        "printf %s {params.text:q} > {output}.part 2> {log} && mv {output}.part {output} 2>> {log}"
+
+
+# params.source stands for the contents of raw files: another folder with equal files re-runs nothing
+rule build_stimuli:
+    input:
+        script=source("workflow_scripts/build_stimuli.py"),
+        config="results/data/{dataset}/config.yaml",
+        code=code_of("build_stimuli"),
+    output:
+        stimuli="results/data/{dataset}/stimuli.h5",
+        digest="results/data/{dataset}/stimuli.sha256",
+        source="results/data/{dataset}/stimuli.source.json",
+    log:
+        "logs/build_stimuli/{dataset}.log",
+    benchmark:
+        "logs/build_stimuli/{dataset}.tsv"
+    params:
+        source=lambda wildcards: CATALOGUE.source_digest(wildcards.dataset, None),
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(20),
+    shell:
+        "{PYTHON} {input.script} --config {input.config} --data-dirs {DATA_DIRS:q} "
+        "--output {output.stimuli} > {log} 2>&1"
+
+
+rule build_recording:
+    input:
+        script=source("workflow_scripts/build_recording.py"),
+        config="results/data/{dataset}/config.yaml",
+        stimuli=ancient("results/data/{dataset}/stimuli.h5"),
+        stimuli_digest="results/data/{dataset}/stimuli.sha256",
+        code=code_of("build_recording"),
+    output:
+        recording="results/data/{dataset}/{session}.h5",
+        digest="results/data/{dataset}/{session}.sha256",
+        source="results/data/{dataset}/{session}.source.json",
+    log:
+        "logs/build_recording/{dataset}/{session}.log",
+    benchmark:
+        "logs/build_recording/{dataset}/{session}.tsv"
+    params:
+        source=lambda wildcards: CATALOGUE.source_digest(wildcards.dataset, wildcards.session),
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(30),
+    group:
+        "build_recording"
+    shell:
+        "{PYTHON} {input.script} --config {input.config} --data-dirs {DATA_DIRS:q} --session {wildcards.session} "
+        "--stimuli {input.stimuli} --output {output.recording} > {log} 2>&1"
+
+
+rule data:
+    input:
+        collect_data,

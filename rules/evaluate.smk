@@ -1,0 +1,58 @@
+"""Scores: predictions of every member, then one table per experiment."""
+
+
+rule predict_member:
+    input:
+        script=source("workflow_scripts/predict.py"),
+        model=ancient("results/{experiment}/fold{fold}/seed{seed}/model.ckpt"),
+        model_digest="results/{experiment}/fold{fold}/seed{seed}/model.sha256",
+        recordings=ancient(dataset_files("h5")),
+        stimuli=ancient(shared_stimuli),
+        digests=dataset_files("sha256"),
+        code=code_of("predict", "train"),
+    output:
+        predictions="results/{experiment}/fold{fold}/seed{seed}/predictions.h5",
+        digest="results/{experiment}/fold{fold}/seed{seed}/predictions.sha256",
+    log:
+        "logs/predict_member/{experiment}/fold{fold}/seed{seed}.log",
+    benchmark:
+        "logs/predict_member/{experiment}/fold{fold}/seed{seed}.tsv"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(20),
+    group:
+        "predict_member"
+    shell:
+        "{PYTHON} {input.script} --experiment {wildcards.experiment} --model {input.model} "
+        "--recordings {input.recordings} --output {output.predictions} > {log} 2>&1"
+
+
+rule score_experiment:
+    input:
+        script=source("workflow_scripts/score.py"),
+        config="results/{experiment}/config/evaluate.yaml",
+        predictions=ancient(member_files("predictions.h5")),
+        prediction_digests=member_files("predictions.sha256"),
+        recordings=ancient(dataset_files("h5")),
+        stimuli=ancient(shared_stimuli),
+        digests=dataset_files("sha256"),
+        code=code_of("score"),
+    output:
+        scores="results/{experiment}/scores.csv",
+    log:
+        "logs/score_experiment/{experiment}.log",
+    benchmark:
+        "logs/score_experiment/{experiment}.tsv"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(30),
+    group:
+        "score_experiment"
+    shell:
+        "{PYTHON} {input.script} --experiment {wildcards.experiment} --config {input.config} "
+        "--predictions {input.predictions} --recordings {input.recordings} --output {output.scores} > {log} 2>&1"
+
+
+rule scores:
+    input:
+        collect_scores,

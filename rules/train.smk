@@ -1,0 +1,34 @@
+"""Members: one trained model per experiment, fold and seed."""
+
+
+# recordings are large, so Snakemake would compare their times: they are ancient() and their digests decide
+rule train_member:
+    input:
+        script=source("workflow_scripts/train.py"),
+        config="results/{experiment}/config/train.yaml",
+        recordings=ancient(dataset_files("h5")),
+        stimuli=ancient(shared_stimuli),
+        digests=dataset_files("sha256"),
+        code=code_of("train", "train"),
+    output:
+        model="results/{experiment}/fold{fold}/seed{seed}/model.ckpt",
+        digest="results/{experiment}/fold{fold}/seed{seed}/model.sha256",
+        history="results/{experiment}/fold{fold}/seed{seed}/history.csv",
+    log:
+        "logs/train_member/{experiment}/fold{fold}/seed{seed}.log",
+    benchmark:
+        "logs/train_member/{experiment}/fold{fold}/seed{seed}.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(120),
+    shell:
+        "{PYTHON} {input.script} --config {input.config} --recordings {input.recordings} --digests {input.digests} "
+        "--code {input.script} {input.code} --fold {wildcards.fold} --seed {wildcards.seed} "
+        "--log-dir logs/train_member/{wildcards.experiment}/fold{wildcards.fold}/seed{wildcards.seed} "
+        "--output {output.model} > {log} 2>&1"
+
+
+rule models:
+    input:
+        collect_models,

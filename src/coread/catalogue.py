@@ -1,0 +1,170 @@
+"""Which artefacts exist: the experiments of configs/workflow.yaml with their members, datasets and sessions.
+
+The rules ask this module and nothing else. Everything is checked before the first job: names, folds, and that two
+experiments never mean different data by one dataset's name. Imports neither torch nor pandas.
+"""
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from coread.config import ConfigError, canonical_text, closest, compose, stage_slice, stage_text
+from coread.provenance import sources_digest
+
+RESERVED = ("data", "tables", "stimuli", "config")  # folders and files of results/ that are no experiment or session
+Member = tuple[int, int]  # fold, seed
+
+
+class Catalogue:
+    """The experiments that can be built (`catalogue`) and those that are (`experiments`)."""
+
+    def __init__(self, workflow: Mapping[str, Any], directory: Path, results: Path = Path("results")) -> None:
+        check_workflow(workflow, directory)
+        self._workflow = workflow
+        self._directory = directory
+        self._results = results
+        self.names: tuple[str, ...] = tuple(workflow["catalogue"])
+        self.experiments: tuple[str, ...] = tuple(workflow["experiments"])
+        self.data_dirs = {name: Path(folder) for name, folder in workflow["data_dirs"].items()}
+
+    def members(self, experiment: str) -> list[Member]:
+        """Return the (fold, seed) pairs of an experiment; `--config seeds= folds=` replace those of crossed ones."""
+        members = self._workflow["catalogue"][experiment]["members"]
+        if "paired" in members:
+            return [(int(fold), int(seed)) for fold, seed in members["paired"]]
+        folds = self._workflow.get("folds", members["cross"]["folds"])
+        seeds = self._workflow.get("seeds", members["cross"]["seeds"])
+        return list(product(folds, seeds))
+
+    def analyses(self, experiment: str) -> list[str]:
+        """Return the in-silico analyses of an experiment."""
+        return list(self._workflow["catalogue"][experiment].get("insilico", []))
+
+    def stage_text(self, experiment: str, stage: str) -> str:
+        """Return the canonical text of one stage's settings."""
+        return stage_text(experiment, stage, self._directory)
+
+    def dataset(self, experiment: str) -> str:
+        """Return the name of the dataset an experiment is trained on."""
+        return str(self._data_config(experiment)["dataset"])
+
+    def data_text(self, dataset: str) -> str:
+        """Return the canonical text of a dataset's settings."""
+        return canonical_text(self._data_config(self._experiment_on(dataset)))
+
+    def data_dir(self, dataset: str) -> Path | None:
+        """Return the folder a local dataset is read from, None if none was named."""
+        return self.data_dirs.get(dataset)
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019 (one catalogue per process)
+    def sessions(self, dataset: str) -> tuple[str, ...]:
+        """Return the sessions of a dataset: those its config lists, else those found in its folder.
+
+        Raises ConfigError if there are none.
+        """
+        config = self._data_config(self._experiment_on(dataset))
+        found = tuple(str(name) for name in config.get("sessions") or self._found_sessions(dataset, config))
+        if not found:
+            raise ConfigError(f"dataset {dataset!r}: no sessions in {self.data_dir(dataset)}")
+        if wrong := [name for name in found if name in RESERVED]:
+            raise ConfigError(f"dataset {dataset!r}: no session may be called {wrong[0]!r}")
+        return found
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019
+    def source_digest(self, dataset: str, session: str | None) -> str:
+        """Return a digest of the raw files behind a session (None: behind the shared stimuli)."""
+        if (folder := self.data_dir(dataset)) is None:
+            return "none"
+        from coread.data_io.sources import source_files  # here: h5py and pandas are not needed without a local folder
+
+        files = source_files(self._data_config(self._experiment_on(dataset)), session, folder)
+        return sources_digest(files, self._results / "data" / dataset / f"{session or 'stimuli'}.source.json")
+
+    def check(self) -> None:
+        """Compose what is built and check folds and datasets; raises ConfigError naming what does not fit."""
+        texts: dict[str, tuple[str, str]] = {}
+        for experiment in self.experiments:
+            self._check_folds(experiment)
+            for analysis in self.analyses(experiment):
+                if analysis not in (known := compose(experiment, (), self._directory).get("insilico") or {}):
+                    raise ConfigError(f"{experiment}: no settings for the analysis {analysis!r}{closest(analysis, known)}")
+            dataset, text = self.dataset(experiment), canonical_text(self._data_config(experiment))
+            other, other_text = texts.setdefault(dataset, (experiment, text))
+            if text != other_text:
+                raise ConfigError(
+                    f"{other} and {experiment} both read dataset {dataset!r} but with different settings "
+                    f"({_first_difference(other_text, text)}); give one of them another dataset name"
+                )
+            self.sessions(dataset)
+        if unknown := [name for name in self.data_dirs if name not in texts and name not in self._all_datasets()]:
+            raise ConfigError(f"data_dirs names the unknown dataset {unknown[0]!r}{closest(unknown[0], texts)}")
+
+    def _check_folds(self, experiment: str) -> None:
+        splits = stage_slice(compose(experiment, (), self._directory), "train")["splits"]
+        n_folds = int(splits.get("n_folds", 1))
+        if wrong := sorted({fold for fold, _ in self.members(experiment) if not 0 <= fold < n_folds}):
+            raise ConfigError(
+                f"{experiment}: fold {wrong[0]} does not exist, its split has {n_folds} folds (0 to {n_folds - 1})"
+            )
+
+    def _data_config(self, experiment: str) -> dict[str, Any]:
+        data = stage_slice(compose(experiment, (), self._directory), "data")
+        return data["data_io"]
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019
+    def _experiment_on(self, dataset: str) -> str:
+        for experiment in (*self.experiments, *self.names):
+            if self.dataset(experiment) == dataset:
+                return experiment
+        raise ConfigError(f"no experiment of the catalogue reads dataset {dataset!r}")
+
+    def _all_datasets(self) -> set[str]:
+        return {self.dataset(experiment) for experiment in self.names}
+
+    def _found_sessions(self, dataset: str, config: Mapping[str, Any]) -> Sequence[str]:
+        if (folder := self.data_dir(dataset)) is None:
+            raise ConfigError(
+                f"dataset {dataset!r} is read from a folder: name it with --config \"data_dirs={{{dataset}: DIR}}\""
+            )
+        if not folder.is_dir():
+            raise ConfigError(f"data_dirs: the folder of dataset {dataset!r} does not exist: {folder}")
+        from coread.data_io.sources import list_sessions  # here: h5py and pandas are needed only for local folders
+
+        return list_sessions(config, folder)
+
+
+def check_workflow(workflow: Mapping[str, Any], directory: Path) -> None:
+    """Check configs/workflow.yaml, with what `--config` added, against its schema; raises ConfigError."""
+    import jsonschema
+
+    schema = json.loads((directory / "workflow.schema.json").read_text(encoding="utf-8"))
+    if unknown := [key for key in workflow if key not in schema["properties"]]:
+        raise ConfigError(f"workflow config: unknown key {unknown[0]!r}{closest(unknown[0], schema['properties'])}")
+    errors = list(jsonschema.Draft202012Validator(schema).iter_errors(_plain(workflow)))
+    if errors:
+        error = jsonschema.exceptions.best_match(errors)
+        where = ".".join(str(part) for part in error.absolute_path) or "top level"
+        raise ConfigError(f"workflow config: {where}: {error.message}")
+    catalogue = workflow["catalogue"]
+    for experiment in workflow["experiments"]:
+        if experiment not in catalogue:
+            raise ConfigError(f"workflow config: unknown experiment {experiment!r}{closest(experiment, catalogue)}")
+    if wrong := [name for name in catalogue if name in RESERVED]:
+        raise ConfigError(f"workflow config: no experiment may be called {wrong[0]!r}")
+    for key in ("seeds", "folds"):
+        paired = [name for name in workflow["experiments"] if "paired" in catalogue[name]["members"]]
+        if key in workflow and paired:
+            raise ConfigError(f"{key}=... crosses folds and seeds, but the members of {paired[0]!r} are listed in pairs")
+
+
+def _plain(value: Any) -> Any:
+    # Snakemake hands over its own mapping types
+    return json.loads(json.dumps(value, default=str))
+
+
+def _first_difference(first: str, second: str) -> str:
+    pairs = zip(first.splitlines(), second.splitlines(), strict=False)
+    return next((f"{one.strip()!r} against {other.strip()!r}" for one, other in pairs if one != other), "more keys")

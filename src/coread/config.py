@@ -1,0 +1,243 @@
+"""Experiments as composed Hydra configs, cut into what each stage reads.
+
+The text of a stage slice is canonical (resolved, keys sorted, nothing of this machine), so equal texts mean equal
+settings: the workflow compares them to decide what must run again. Imports neither torch nor pandas.
+"""
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from coread.signatures import constructor_arguments
+
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "data": ("data_io",),
+    "train": (
+        "splits",
+        "dataloader",
+        "model",
+        "loss",
+        "initialization",
+        "optimizer",
+        "lr_scheduler",
+        "trainer",
+        "training_callbacks",
+        "quality_checks",
+    ),
+    "evaluate": ("evaluation",),
+    "insilico": ("insilico",),
+}
+# keys of an outer config that belong to no group: names, paths of this machine and the defaults of `coread train`
+OUTER_KEYS = ("exp_name", "description", "paths", "seed", "fold", "hydra")
+HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
+
+
+class ConfigError(ValueError):
+    """A config cannot be composed or says something that nothing reads; the message names file and key."""
+
+
+def config_directory() -> Path:
+    """Return the folder of the shipped configs: of this checkout, or of the installed package."""
+    package = Path(__file__).resolve().parent
+    installed, checkout = package / "configs", package.parents[1] / "configs"
+    return installed if installed.is_dir() else checkout
+
+
+def compose(experiment: str, overrides: Sequence[str] = (), directory: Path | None = None) -> DictConfig:
+    """Return the composed config of an experiment with command line overrides, checked for keys that nothing reads.
+
+    Raises ConfigError. The result is cached and read-only.
+    """
+    return _compose(experiment, tuple(overrides), (directory or config_directory()).resolve())
+
+
+def stage_slice(config: DictConfig, stage: str) -> dict[str, Any]:
+    """Return the resolved settings that a stage reads, as plain containers; raises ConfigError."""
+    groups = STAGES[stage]
+    _check_interpolations(config, groups)
+    slice_ = {group: config[group] for group in groups if config.get(group) is not None}
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, _visible_groups()), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{config.get('exp_name', 'config')}: {_one_line(error)}") from error
+    assert isinstance(resolved, dict)
+    chosen = {group: resolved[group] for group in slice_}
+    if missing := sorted(_missing_keys(chosen)):
+        raise ConfigError(f"{config.get('exp_name', 'config')}: {missing[0]} has no value (???), set it")
+    return chosen
+
+
+@functools.cache
+def stage_text(experiment: str, stage: str, directory: Path | None = None) -> str:
+    """Return the canonical YAML text of one stage's settings; raises ConfigError."""
+    return canonical_text(stage_slice(compose(experiment, (), directory), stage))
+
+
+def canonical_text(settings: Mapping[str, Any]) -> str:
+    """Return settings as YAML with sorted keys, one spelling per value."""
+    return yaml.safe_dump(dict(settings), sort_keys=True, default_flow_style=False, allow_unicode=True, width=10_000)
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return ' (did you mean X?)' for the most similar known word, or the list of known words."""
+    known = sorted(str(name) for name in known)
+    similar = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    return f" (did you mean {similar[0]!r}?)" if similar else f" (known: {', '.join(known)})"
+
+
+# --------------------------------------------------------------------------------------------------------- composition
+
+
+@functools.cache
+def _compose(experiment: str, overrides: tuple[str, ...], directory: Path) -> DictConfig:
+    path = directory / f"{experiment}.yaml"
+    if not path.is_file():
+        names = [file.stem for file in directory.glob("*.yaml") if _is_outer(file)]
+        raise ConfigError(f"there is no experiment {experiment!r} in {directory.name}/{closest(experiment, names)}")
+    config = _hydra_compose(experiment, overrides, directory)
+    _check_outer_keys(path, directory)
+    _check_group_keys(config, directory, experiment)
+    _check_constructor_keys(config, path)
+    OmegaConf.set_readonly(config, True)
+    return config
+
+
+def _hydra_compose(name: str, overrides: tuple[str, ...], directory: Path) -> DictConfig:
+    try:
+        with initialize_config_dir(config_dir=str(directory), version_base="1.3"):
+            return hydra_compose(config_name=name, overrides=list(overrides))
+    except (ConfigCompositionException, OmegaConfBaseException) as error:
+        raise ConfigError(f"configs/{name}.yaml: {_one_line(error)}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"configs/{name}.yaml: not readable as YAML: {_one_line(error)}") from error
+
+
+def _is_outer(path: Path) -> bool:
+    return re.search(r"^defaults:", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
+def _one_line(error: Exception) -> str:
+    # Hydra chains its message to the cause, which says what is wrong
+    texts = [str(error)] if error.__cause__ is None else [str(error), str(error.__cause__)]
+    return re.sub(r"\s+", " ", " ".join(texts)).strip()
+
+
+# -------------------------------------------------------------------------------------------------------- unknown keys
+
+
+def _check_outer_keys(path: Path, directory: Path) -> None:
+    """Compare the keys that an outer config writes itself with what its defaults composed."""
+    own = _read_yaml(path)
+    defaults = own.pop("defaults", [])
+    name = f"_defaults_of_{path.stem}"
+    ConfigStore.instance().store(name=name, node={"defaults": [entry for entry in defaults if entry != "_self_"]})
+    composed = OmegaConf.to_container(_hydra_compose(name, (), directory), resolve=False)
+    assert isinstance(composed, dict)
+    known = composed | {key: None for key in OUTER_KEYS}
+    for keys, key, siblings in _unknown_keys(own, known):
+        raise ConfigError(f"configs/{path.name}: unknown key {'.'.join([*keys, key])!r}{closest(key, siblings)}")
+
+
+def _unknown_keys(own: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tuple[list[str], str, list[str]]]:
+    for key, value in own.items():
+        if key not in known:
+            yield [], key, list(known)
+        # an empty or absent mapping is open (names of stimuli, ...); a new _target_ brings its own arguments
+        elif isinstance(value, Mapping) and "_target_" not in value and isinstance(known[key], Mapping) and known[key]:
+            for keys, unknown, siblings in _unknown_keys(value, known[key]):
+                yield [key, *keys], unknown, siblings
+
+
+def _check_group_keys(config: DictConfig, directory: Path, experiment: str) -> None:
+    """Compare every group with its `default.yaml`, which lists all keys of the group."""
+    for group in {name for groups in STAGES.values() for name in groups}:
+        listing = directory / group / "default.yaml"
+        if not listing.is_file() or config.get(group) is None or "_target_" in config[group]:
+            continue
+        composed = OmegaConf.to_container(config[group], resolve=False)
+        assert isinstance(composed, dict)
+        known = {key: value for key, value in _read_yaml(listing).items() if key != "defaults"}
+        for keys, key, siblings in _unknown_keys(composed, known):
+            raise ConfigError(
+                f"configs/{experiment}.yaml: group {group} has the unknown key {'.'.join([*keys, key])!r}"
+                f"{closest(key, siblings)}; configs/{group}/default.yaml lists every key"
+            )
+
+
+def _check_constructor_keys(config: DictConfig, path: Path) -> None:
+    """Compare every node that names a class of this package with the arguments of its constructor."""
+    container = OmegaConf.to_container(config, resolve=False)
+    for keys, node in _target_nodes(container):
+        arguments = constructor_arguments(str(node["_target_"]))
+        if arguments is None:
+            continue
+        for key in node:
+            if key not in arguments and key not in HYDRA_KEYS:
+                raise ConfigError(
+                    f"configs/{path.name}: unknown key {'.'.join([*keys, str(key)])!r}{closest(key, arguments)}; "
+                    f"{node['_target_']} takes no such argument"
+                )
+
+
+def _target_nodes(node: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield keys, node
+        for key, value in node.items():
+            yield from _target_nodes(value, (*keys, str(key)))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _target_nodes(value, (*keys, str(index)))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if content is not None and not isinstance(content, dict):
+        raise ConfigError(f"configs/{path.name}: expected a mapping, found {type(content).__name__}")
+    return content or {}
+
+
+# ------------------------------------------------------------------------------------------------------ interpolations
+
+
+def _visible_groups() -> list[str]:
+    return [group for groups in STAGES.values() for group in groups]
+
+
+def _check_interpolations(config: DictConfig, groups: Sequence[str]) -> None:
+    """Refuse interpolations that reach outside the slices: paths, environment, clock and Hydra's own settings."""
+    for group in groups:
+        container = OmegaConf.to_container(OmegaConf.masked_copy(config, [group]), resolve=False)
+        for keys, text in _texts(container):
+            for target in re.findall(r"\$\{\s*([^}]*)\}", text):
+                if ":" in target or not (target.startswith(".") or target.split(".")[0] in _visible_groups()):
+                    raise ConfigError(
+                        f"{config.get('exp_name', 'config')}: {'.'.join(keys)} refers to ${{{target}}}; settings that "
+                        f"decide numbers may only refer to {', '.join(_visible_groups())}"
+                    )
+
+
+def _texts(node: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(node, str):
+        yield keys, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _texts(value, (*keys, str(key)))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _texts(value, (*keys, str(index)))
+
+
+def _missing_keys(node: Any) -> list[str]:
+    return [".".join(keys) for keys, text in _texts(node) if text == "???"]

@@ -1,0 +1,124 @@
+"""What the source says without importing it: constructor arguments and the modules a file depends on.
+
+Both are read from the syntax tree, so that the workflow can check configs and list the code behind a stage in
+milliseconds, without torch.
+"""
+
+import ast
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def constructor_arguments(target: str, package: Path = PACKAGE) -> frozenset[str] | None:
+    """Return the argument names of a class or function of this package given by its dotted path.
+
+    None where they cannot be told: another package, no such name, or a signature that ends in `**kwargs`.
+    """
+    module, _, name = target.rpartition(".")
+    path = module_file(module, package)
+    return None if path is None else _arguments(path, name, package)
+
+
+@functools.cache
+def _arguments(path: Path, name: str, package: Path) -> frozenset[str] | None:
+    tree = _tree(path)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return _names(node.args)
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return _class_arguments(node, path, package)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return constructor_arguments(f"{node.module}.{alias.name}", package)
+    return None
+
+
+def _class_arguments(node: ast.ClassDef, path: Path, package: Path) -> frozenset[str] | None:
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            return _names(statement.args)
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        fields = [s.target.id for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
+        return frozenset(fields)
+    if node.bases and isinstance(node.bases[0], ast.Name):
+        return _arguments(path, node.bases[0].id, package)
+    return None
+
+
+def _names(arguments: ast.arguments) -> frozenset[str] | None:
+    if arguments.kwarg is not None:
+        return None
+    names = [argument.arg for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]]
+    return frozenset(name for name in names if name != "self")
+
+
+def imported_modules(entries: Iterable[Path], targets: Iterable[str] = (), package: Path = PACKAGE) -> list[str]:
+    """Return the sorted modules of this package that the files, and the classes named by `targets`, depend on.
+
+    Imports inside functions and module names in string constants (registries) count; type-checking imports do not.
+    """
+    found: set[str] = set()
+    queue = [module for entry in entries for module in _direct_imports(entry, package)]
+    queue += [module for target in targets for module in _resolve(target, package)]
+    while queue:
+        module = queue.pop()
+        path = module_file(module, package)
+        if module not in found and path is not None:
+            found.add(module)
+            queue.extend(_direct_imports(path, package))
+    return sorted(found)
+
+
+def module_file(module: str, package: Path = PACKAGE) -> Path | None:
+    """Return the source file of a dotted module of this package, None if there is none."""
+    first, *rest = module.split(".")
+    if first != package.name:
+        return None
+    path = package.joinpath(*rest)
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if rest and file.is_file()), None) or (
+        package / "__init__.py" if not rest else None
+    )
+
+
+@functools.cache
+def _direct_imports(path: Path, package: Path) -> frozenset[str]:
+    return frozenset(module for name in _mentioned(_tree(path), package.name) for module in _resolve(name, package))
+
+
+def _mentioned(tree: ast.Module, package: str) -> Iterator[str]:
+    """Yield dotted names of this package that are imported or stand in a string constant."""
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            todo.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # a docstring may mention anything
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(rf"\b{package}(?:\.\w+)+", node.value)
+        todo.extend(ast.iter_child_nodes(node))
+
+
+def _resolve(name: str, package: Path) -> list[str]:
+    """Return the module that a dotted name lies in, with the packages above it (importing it runs them too)."""
+    parts = name.split(".")
+    if parts[0] != package.name:
+        return []
+    while module_file(".".join(parts), package) is None:
+        parts.pop()
+    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
