@@ -28,7 +28,7 @@ def seed_everything() -> Iterator[None]:
     """Seed all generators before a test and restore their state after it."""
     import torch
 
-    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (the global generator is what is guarded here)
     torch.manual_seed(0)

@@ -145,7 +145,7 @@ def test_nan_must_be_masked(make_recording, tmp_path):
     recording = make_recording()
     responses = recording.responses.copy()
     responses[7, 2] = np.nan
-    with pytest.raises(RecordingError, match="1 response values are not finite.*bin 7, neuron 2"):
+    with pytest.raises(RecordingError, match=r"1 response values are not finite.*bin 7, neuron 2"):
         write_recording(replace(recording, responses=responses), tmp_path / "x.h5")
     valid = recording.valid.copy()
     valid[7] = False

@@ -81,15 +81,19 @@ def test_tilings_cover_every_bin_and_keep_their_number(lengths, n_out, seed):
     inside = np.concatenate([np.arange(a, b) for a, b in zip(runs.first, runs.stop, strict=True)])
     random = tile_randomly(runs, n_out, np.random.default_rng(seed))
     again = tile_randomly(runs, n_out, np.random.default_rng(seed + 1))
-    assert len(random) == len(again)
-    covered = set((random[:, None] + np.arange(n_out)).ravel().tolist())
-    assert set(inside.tolist()) <= covered
-    for start in random:  # a window leaves its run only if the run is shorter than the window
+    assert len(random.first) == len(again.first)
+    assert set(inside.tolist()) == set(bins_of(random, n_out))
+    for start in random.first:  # a window leaves its run only if the run is shorter than the window
         run = np.flatnonzero((runs.first <= start) & (start < runs.stop))
         assert len(run) == 1
         assert start + n_out <= max(runs.stop[run[0]], runs.first[run[0]] + n_out)
-    even = (tile_evenly(runs, n_out)[:, None] + np.arange(n_out)).ravel()
-    assert sorted(even[np.isin(even, inside)].tolist()) == inside.tolist()
+    assert bins_of(tile_evenly(runs, n_out), n_out) == inside.tolist()
+
+
+def bins_of(windows, n_out):
+    """Return the bins that count in these windows, with repetition."""
+    bins = windows.first[:, None] + np.arange(n_out)
+    return bins[bins < windows.stop[:, None]].tolist()
 
 
 def test_random_windows_move_and_train_bins_alone_count(make_recording):
@@ -97,8 +101,8 @@ def test_random_windows_move_and_train_bins_alone_count(make_recording):
     windows, labels, _ = make_windows(recording)
     one = windows.shuffled(np.random.default_rng(0))
     other = windows.shuffled(np.random.default_rng(1))
-    assert sorted(one.starts) != sorted(other.starts)
-    bins = one.starts[:, None] - windows.lag + np.arange(windows.window_length)
+    assert sorted(one.windows.first) != sorted(other.windows.first)
+    bins = one.windows.first[:, None] - windows.lag + np.arange(windows.window_length)
     masks = torch.cat([point.mask for point in one]).numpy()
     assert (labels[bins[masks]] == TRAIN).all()
     assert set(np.flatnonzero(labels == TRAIN)) <= set(bins[masks])
@@ -118,8 +122,8 @@ def test_streamed_windows_equal_loaded_windows(make_recording, tmp_path):
     lazy = read_recording(tmp_path / "s.h5", load_frames=False, load_responses=False)
     loaded, _, _ = make_windows(recording, response_scale="std")
     streamed, _, _ = make_windows(lazy, response_scale="std")
-    starts = loaded.shuffled(np.random.default_rng(0)).starts
-    for a, b in zip(loaded.batch(starts[:5]), streamed.batch(starts[:5]), strict=True):
+    drawn = loaded.shuffled(np.random.default_rng(0)).windows
+    for a, b in zip(loaded.batch(drawn), streamed.batch(drawn), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
@@ -128,12 +132,12 @@ def test_blank_and_mirrored_stimuli(make_recording):
     frame = recording.frame.copy()
     frame[8] = BLANK
     stimuli = {name: replace(stimulus, blank_value=50.0) for name, stimulus in recording.stimuli.items()}
-    plain, labels, statistics = make_windows(replace(recording, frame=frame, stimuli=stimuli), lag=0, window_length=10)
+    plain, _, statistics = make_windows(replace(recording, frame=frame, stimuli=stimuli), lag=0, window_length=10)
     mirrored, _, _ = make_windows(
         replace(recording, frame=frame, stimuli=stimuli, mirror="width"), lag=0, window_length=10
     )
-    inputs = plain.batch(np.array([0])).inputs
-    torch.testing.assert_close(inputs.flip(-1), mirrored.batch(np.array([0])).inputs)
+    inputs = plain.batch(Runs(np.array([0]), np.array([10]))).inputs
+    torch.testing.assert_close(inputs.flip(-1), mirrored.batch(Runs(np.array([0]), np.array([10]))).inputs)
     expected = (50.0 - statistics.stim_mean) / statistics.stim_std
     torch.testing.assert_close(inputs[0, :, 8], torch.full((1, 6, 8), expected))
 

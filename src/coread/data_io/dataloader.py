@@ -44,14 +44,14 @@ def find_runs(recording: Recording, labels: Int8[np.ndarray, "bin"], label: int)
     return Runs(np.flatnonzero(starts), np.flatnonzero(stops) + 1)
 
 
-def tile_evenly(runs: Runs, n_out: int) -> Int[np.ndarray, "window"]:
-    """Return first output bins of windows that cover every bin of the runs exactly once (the last may reach over)."""
+def tile_evenly(runs: Runs, n_out: int) -> Runs:
+    """Return windows as (first output bin, end of its run) that cover every bin of the runs exactly once."""
     n_windows = -(-(runs.stop - runs.first) // n_out)
-    return np.repeat(runs.first, n_windows) + n_out * _counter(n_windows)
+    return Runs(np.repeat(runs.first, n_windows) + n_out * _counter(n_windows), np.repeat(runs.stop, n_windows))
 
 
-def tile_randomly(runs: Runs, n_out: int, rng: np.random.Generator) -> Int[np.ndarray, "window"]:
-    """Return first output bins of windows laid with a random offset in every run and kept inside it.
+def tile_randomly(runs: Runs, n_out: int, rng: np.random.Generator) -> Runs:
+    """Return windows as (first output bin, end of its run), laid with a random offset in every run and kept inside it.
 
     Every bin is covered; bins at the ends of a run may be covered twice. The number of windows does not depend on the
     draw, so an epoch always has the same number of steps.
@@ -61,7 +61,8 @@ def tile_randomly(runs: Runs, n_out: int, rng: np.random.Generator) -> Int[np.nd
     offset = np.where(length <= n_out, 0, rng.integers(0, n_out, len(length)))
     start = np.repeat(runs.first - offset, n_windows) + n_out * _counter(n_windows)
     last = np.maximum(runs.stop - n_out, runs.first)
-    return np.clip(start, np.repeat(runs.first, n_windows), np.repeat(last, n_windows))
+    start = np.clip(start, np.repeat(runs.first, n_windows), np.repeat(last, n_windows))
+    return Runs(start, np.repeat(runs.stop, n_windows))
 
 
 def _counter(n_windows: Int[np.ndarray, "run"]) -> Int[np.ndarray, "window"]:
@@ -117,23 +118,25 @@ class SessionWindows:
 
     def shuffled(self, rng: np.random.Generator) -> "WindowBatches":
         """Return one epoch of randomly laid windows in random order."""
-        starts = tile_randomly(self.runs, self.n_out, rng)
-        return WindowBatches(self, rng.permutation(starts))
+        windows = tile_randomly(self.runs, self.n_out, rng)
+        order = rng.permutation(len(windows.first))
+        return WindowBatches(self, Runs(windows.first[order], windows.stop[order]))
 
     def in_order(self) -> "WindowBatches":
         """Return every bin exactly once, in time order."""
         return WindowBatches(self, tile_evenly(self.runs, self.n_out))
 
-    def batch(self, starts: Int[np.ndarray, "batch"]) -> DataPoint:
-        """Return the windows whose first predicted bins are `starts`."""
-        bins = starts[:, None] - self.lag + np.arange(self.window_length)
-        trial = self.recording.trial[starts]
+    def batch(self, windows: Runs) -> DataPoint:
+        """Return the windows with these first predicted bins; bins past the end of a window's run do not count."""
+        bins = windows.first[:, None] - self.lag + np.arange(self.window_length)
+        in_run = bins < windows.stop[:, None]
+        trial = self.recording.trial[windows.first]
         inside = bins < self._trial_stop[trial][:, None]
         bins = np.minimum(bins, self.recording.n_bins - 1)
         frames = np.where(inside, self.recording.frame[bins], BLANK)
         targets = read_rows(self.recording.responses, bins.reshape(-1)).reshape(*bins.shape, -1)
         scale = self.statistics.response_scale[self.recording.session]
-        mask = torch.as_tensor(inside & self.counted[bins], device=self.device)
+        mask = torch.as_tensor(in_run & self.counted[bins], device=self.device)
         scaled = torch.as_tensor(targets, device=self.device) / scale.to(self.device)
         # masked bins may hold NaN, and NaN times zero is NaN
         scaled = torch.where(mask[..., None], scaled, torch.zeros((), device=self.device))
@@ -178,12 +181,14 @@ def mirrored(inputs: Float[Tensor, "... height width"], mirror: str) -> Float[Te
 class WindowBatches:
     """The batches of one pass over given windows."""
 
-    def __init__(self, windows: SessionWindows, starts: Int[np.ndarray, "window"]) -> None:
-        self.windows, self.starts = windows, starts
+    def __init__(self, session: SessionWindows, windows: Runs) -> None:
+        self.session, self.windows = session, windows
 
     def __len__(self) -> int:
-        return -(-len(self.starts) // self.windows.batch_size)
+        return -(-len(self.windows.first) // self.session.batch_size)
 
     def __iter__(self) -> Iterator[DataPoint]:
-        for first in range(0, len(self.starts), self.windows.batch_size):
-            yield self.windows.batch(self.starts[first : first + self.windows.batch_size])
+        size = self.session.batch_size
+        for start in range(0, len(self.windows.first), size):
+            rows = slice(start, start + size)
+            yield self.session.batch(Runs(self.windows.first[rows], self.windows.stop[rows]))
