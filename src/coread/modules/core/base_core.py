@@ -1,0 +1,213 @@
+"""Cores: what all sessions share, from the stimulus to feature maps."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from coread.modules.layers.convolutions import (
+    SpaceTimeConv,
+    STSeparableBatchConv3d,
+    TorchFullConv3D,
+    TorchSTSeparableConv3D,
+    get_conv_class,
+)
+from coread.modules.layers.padding import Padding
+from coread.modules.layers.reducers import WeightedChannelSumLayer
+from coread.modules.layers.regularizers import (
+    FlatLaplaceL23dnorm,
+    TimeLaplaceL23dnorm,
+    group_sparsity,
+    temporal_smoothing,
+)
+from coread.modules.layers.scaling import Bias3DLayer
+
+
+class Core(nn.Module):
+    """Maps stimuli to feature maps with `lag` frames less, all lost from the front."""
+
+    lag: int = 0
+
+    def regularizer(self) -> Float[Tensor, ""]:
+        """Return the penalty to add to the loss; none by default."""
+        return torch.zeros(())
+
+
+class DummyCore(Core):
+    """Passes the stimulus on, for models that are a readout only; `channels` and `n_neurons_dict` have no effect."""
+
+    def __init__(
+        self,
+        cut_first_n_frames: int = 0,
+        channels: Sequence[int] | None = None,
+        n_neurons_dict: Mapping[str, int] | None = None,
+    ):
+        super().__init__()
+        self.lag = cut_first_n_frames
+
+    def forward(
+        self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None
+    ) -> Float[Tensor, "batch channel out_time height width"]:
+        """Return the stimulus without its first frames."""
+        return x[:, :, self.lag :]
+
+
+class SimpleCoreWrapper(Core):
+    """Layers of space-time convolution, batch norm, bias, ELU and, if asked for, dropout and spatial max pooling.
+
+    Args:
+        channels: numbers of channels `(stimulus, layer 0, layer 1, ...)`.
+        temporal_kernel_sizes: frames per filter of each layer.
+        spatial_kernel_sizes: height and width in pixels of each layer's filters.
+        gamma_input: weight of the spatial roughness of layer 0.
+        gamma_temporal: weight of the roughness in time ("custom_separable": all layers, otherwise layer 0).
+        gamma_in_sparse: weight of the group sparsity over input channels in all layers.
+        gamma_hidden: weight of the group sparsity over input channels in all layers but layer 0.
+        dropout_rate: probability of dropping a whole feature map.
+        cut_first_n_frames: frames cut from the front of the output. The published default, 30, belongs to padded
+            convolutions; valid ones have already lost the frames without a full history, hence 0 here.
+        maxpool_every_n_layers: pool 2 x 2 pixels after layers 0, n, 2n, ...
+        downsample_input_kernel_size: average pooling (time, height, width) of the stimulus; time must be 1.
+        input_padding: of layer 0, see `resolve_padding`.
+        hidden_padding: of the other layers.
+        color_squashing_weights: fixed weights that turn a coloured stimulus into a grey one.
+        convolution_type: "custom_separable", "separable", "full" or "time_independent".
+        n_neurons_dict: has no effect; every core takes it, for cores with parts of their own per session.
+        published_behaviour: compute what openretina 1.1.1 does where that is a defect: padding in time, and in
+            both convolutions of "separable".
+
+    Raises ValueError for sizes that do not fit each other.
+
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        temporal_kernel_sizes: Sequence[int],
+        spatial_kernel_sizes: Sequence[int],
+        gamma_input: float = 0.0,
+        gamma_temporal: float = 0.0,
+        gamma_in_sparse: float = 0.0,
+        gamma_hidden: float = 0.0,
+        dropout_rate: float = 0.0,
+        cut_first_n_frames: int = 0,
+        maxpool_every_n_layers: int | None = None,
+        downsample_input_kernel_size: Sequence[int] | None = None,
+        input_padding: Padding = False,
+        hidden_padding: Padding = True,
+        color_squashing_weights: Sequence[float] | None = None,
+        convolution_type: str = "custom_separable",
+        n_neurons_dict: Mapping[str, int] | None = None,
+        published_behaviour: bool = False,
+    ):
+        super().__init__()
+        n_layers = len(channels) - 1
+        if n_layers < 1 or len(temporal_kernel_sizes) != n_layers or len(spatial_kernel_sizes) != n_layers:
+            raise ValueError(
+                f"channels must name the stimulus and each layer, kernel sizes each layer, got {list(channels)}, "
+                f"{list(temporal_kernel_sizes)} and {list(spatial_kernel_sizes)}"
+            )
+        if downsample_input_kernel_size is not None and downsample_input_kernel_size[0] != 1:
+            raise ValueError(
+                f"downsample_input_kernel_size must leave time alone, got {list(downsample_input_kernel_size)}"
+            )
+        if gamma_temporal != 0 and convolution_type == "time_independent":
+            raise ValueError(
+                "gamma_temporal must be 0 for time_independent convolutions, which have no temporal filter"
+            )
+        self.gamma_input = gamma_input
+        self.gamma_temporal = gamma_temporal
+        self.gamma_in_sparse = gamma_in_sparse
+        self.gamma_hidden = gamma_hidden
+        self.cut_first_n_frames = cut_first_n_frames
+        self.downsample_input_kernel_size = (
+            tuple(downsample_input_kernel_size) if downsample_input_kernel_size is not None else None
+        )
+        self.color_squashing = None
+        n_channels = list(channels)
+        if color_squashing_weights is not None:
+            if n_channels[0] not in (1, len(color_squashing_weights)):
+                raise ValueError(
+                    f"{len(color_squashing_weights)} color_squashing_weights for {n_channels[0]} stimulus channels"
+                )
+            self.color_squashing = WeightedChannelSumLayer(color_squashing_weights)
+            n_channels[0] = 1
+        self._input_weights_regularizer_spatial = FlatLaplaceL23dnorm(padding=0)
+        self._input_weights_regularizer_temporal = TimeLaplaceL23dnorm(padding=0, persistent_buffer=False)
+
+        conv_class = get_conv_class(convolution_type)
+        self.features = nn.Sequential()
+        for i in range(n_layers):
+            conv = conv_class(
+                n_channels[i],
+                n_channels[i + 1],
+                log_speed_dict={},
+                temporal_kernel_size=temporal_kernel_sizes[i],
+                spatial_kernel_size=spatial_kernel_sizes[i],
+                bias=False,
+                padding=input_padding if i == 0 else hidden_padding,
+                published_behaviour=published_behaviour,
+            )
+            layer: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
+            layer["norm"] = nn.BatchNorm3d(n_channels[i + 1], momentum=0.1)
+            layer["bias"] = Bias3DLayer(n_channels[i + 1])
+            layer["nonlin"] = nn.ELU()
+            if dropout_rate > 0:
+                layer["dropout"] = nn.Dropout3d(dropout_rate)
+            if maxpool_every_n_layers is not None and i % maxpool_every_n_layers == 0:
+                layer["pool"] = nn.MaxPool3d((1, 2, 2))
+            self.features.add_module(f"layer{i}", nn.Sequential(layer))
+        self.lag = cut_first_n_frames + sum(conv.lag for conv in self.convolutions)
+
+    @property
+    def convolutions(self) -> list[SpaceTimeConv]:
+        """The convolution of every layer."""
+        return [layer.conv for layer in self.features]  # type: ignore[misc]
+
+    def forward(
+        self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None
+    ) -> Float[Tensor, "batch feature out_time out_height out_width"]:
+        """Return the feature maps, `lag` frames shorter than the stimulus."""
+        if self.color_squashing is not None:
+            x = self.color_squashing(x)
+        if self.downsample_input_kernel_size is not None:
+            x = F.avg_pool3d(x, self.downsample_input_kernel_size)
+        return self.features(x)[:, :, self.cut_first_n_frames :]
+
+    def spatial_laplace(self) -> Float[Tensor, ""]:
+        """Return the spatial roughness of layer 0."""
+        return self._input_weights_regularizer_spatial(self.convolutions[0].weight_spatial)
+
+    def temporal_smoothness(self) -> Float[Tensor, ""]:
+        """Return the roughness in time of all layers ("custom_separable") or of layer 0; raises TypeError if timeless."""
+        first = self.convolutions[0]
+        if isinstance(first, STSeparableBatchConv3d):
+            penalties = [temporal_smoothing(conv.sin_weights, conv.cos_weights) for conv in self.convolutions]
+            return torch.stack(penalties).sum()
+        if isinstance(first, TorchSTSeparableConv3D):
+            return self._input_weights_regularizer_temporal(first.time_conv.weight)
+        if isinstance(first, TorchFullConv3D):
+            traces = first.conv.weight.movedim(2, -1).reshape(-1, 1, first.kernel_size[0], 1, 1)
+            return self._input_weights_regularizer_temporal(traces)
+        raise TypeError(f"{type(first).__name__} has no temporal filter")
+
+    def group_sparsity(self, first_layer: int) -> Float[Tensor, ""]:
+        """Return the group sparsity over input channels, summed over the layers from `first_layer` on."""
+        penalties = [group_sparsity(conv.weight_grouped) for conv in self.convolutions[first_layer:]]
+        return torch.stack(penalties).sum() if penalties else torch.zeros(())
+
+    def regularizer(self) -> Float[Tensor, ""]:
+        """Return the weighted sum of the penalties whose weight is not zero."""
+        penalty = torch.zeros((), device=self.convolutions[0].weight_grouped.device)
+        if self.gamma_input:
+            penalty = penalty + self.gamma_input * self.spatial_laplace()
+        if self.gamma_hidden:
+            penalty = penalty + self.gamma_hidden * self.group_sparsity(first_layer=1)
+        if self.gamma_temporal:
+            penalty = penalty + self.gamma_temporal * self.temporal_smoothness()
+        if self.gamma_in_sparse:
+            penalty = penalty + self.gamma_in_sparse * self.group_sparsity(first_layer=0)
+        return penalty
