@@ -182,11 +182,11 @@ class SimpleCoreWrapper(Core):
         return self._input_weights_regularizer_spatial(self.convolutions[0].weight_spatial)
 
     def temporal_smoothness(self) -> Float[Tensor, ""]:
-        """Return the roughness in time of all layers ("custom_separable") or of layer 0; raises TypeError if timeless."""
+        """Return the roughness in time of all layers ("custom_separable") or layer 0; raises TypeError if timeless."""
         first = self.convolutions[0]
         if isinstance(first, STSeparableBatchConv3d):
-            penalties = [temporal_smoothing(conv.sin_weights, conv.cos_weights) for conv in self.convolutions]
-            return torch.stack(penalties).sum()
+            layers = [conv for conv in self.convolutions if isinstance(conv, STSeparableBatchConv3d)]
+            return torch.stack([temporal_smoothing(conv.sin_weights, conv.cos_weights) for conv in layers]).sum()
         if isinstance(first, TorchSTSeparableConv3D):
             return self._input_weights_regularizer_temporal(first.time_conv.weight)
         if isinstance(first, TorchFullConv3D):

@@ -279,11 +279,12 @@ class STSeparableBatchConv3d(SpaceTimeConv):
         out_time = time - n_taps + 1
         banded = block_length(out_time, n_taps) + n_taps - 1  # frames read per output frame, zeros included
         functions = self.in_channels * self._basis.shape[0]
+        if functions == 0:
+            return "dense"
+        shared_time = functions * out_time * points_in * (banded + ELEMENT_COST)
         operations = {
             "pairs": pairs * points_out * (area * time + out_time * banded + ELEMENT_COST * time),
-            "shared": functions
-            * out_time
-            * (points_in * (banded + ELEMENT_COST) + self.out_channels * area * points_out),
+            "shared": shared_time + functions * out_time * points_out * self.out_channels * area,
             "dense": pairs * n_taps * area * out_time * points_out,
         }
         return min(operations, key=lambda way: operations[way])
@@ -339,7 +340,10 @@ def compute_temporal_kernel(
     return (sin_weights @ sines + cos_weights @ cosines)[..., None, None]
 
 
-CONVOLUTION_TYPES: dict[str, type[SpaceTimeConv]] = {
+ConvolutionClass = (
+    type[STSeparableBatchConv3d] | type[TorchSTSeparableConv3D] | type[TorchFullConv3D] | type[TimeIndependentConv3D]
+)
+CONVOLUTION_TYPES: dict[str, ConvolutionClass] = {
     "custom_separable": STSeparableBatchConv3d,
     "separable": TorchSTSeparableConv3D,
     "full": TorchFullConv3D,
@@ -347,7 +351,7 @@ CONVOLUTION_TYPES: dict[str, type[SpaceTimeConv]] = {
 }
 
 
-def get_conv_class(conv_type: str) -> type[SpaceTimeConv]:
+def get_conv_class(conv_type: str) -> ConvolutionClass:
     """Return the convolution of a name; raises ValueError for an unknown one."""
     if conv_type not in CONVOLUTION_TYPES:
         raise ValueError(f"unknown convolution type {conv_type!r}, expected one of {sorted(CONVOLUTION_TYPES)}")

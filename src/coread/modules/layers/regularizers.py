@@ -102,6 +102,6 @@ def group_sparsity(weight: Float[Tensor, "out in *kernel"]) -> Float[Tensor, ""]
 def temporal_smoothing(
     sin_weights: Float[Tensor, "out in frequency"], cos_weights: Float[Tensor, "out in frequency"]
 ) -> Float[Tensor, ""]:
-    """Power of the temporal basis weights, high frequencies counting more, per output channel (Hoefling et al. 2024)."""
+    """Power of temporal basis weights, high frequencies counting more, per output channel (Hoefling et al. 2024)."""
     ramp = torch.linspace(0.1, 0.9, sin_weights.shape[2], device=sin_weights.device, dtype=sin_weights.dtype)
     return ((ramp * sin_weights).square().sum() + (ramp * cos_weights).square().sum()) / sin_weights.shape[0]

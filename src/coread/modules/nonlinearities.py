@@ -1,0 +1,69 @@
+"""Output nonlinearities and their inverses, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RATE_FLOOR = 1e-6  # a silent neuron's bias would start at minus infinity
+
+
+def elu1(x: Tensor) -> Tensor:
+    """Return elu(x) + 1, which is positive and linear above 1 (Lurz et al. 2021)."""
+    return F.elu(x) + 1
+
+
+def inverse_softplus(rate: Tensor) -> Tensor:
+    """Return the x of softplus(x) = rate, without overflow for large rates."""
+    rate = rate.clamp(min=RATE_FLOOR)
+    return rate + torch.log(-torch.expm1(-rate))
+
+
+def inverse_elu1(rate: Tensor) -> Tensor:
+    """Return the x of elu1(x) = rate."""
+    rate = rate.clamp(min=RATE_FLOOR)
+    return torch.where(rate > 1, rate - 1, torch.log(rate.clamp(max=1)))
+
+
+def inverse_exp(rate: Tensor) -> Tensor:
+    """Return the logarithm of the rate."""
+    return torch.log(rate.clamp(min=RATE_FLOOR))
+
+
+def identity(x: Tensor) -> Tensor:
+    """Return x."""
+    return x
+
+
+@dataclass(frozen=True)
+class Nonlinearity:
+    """An output nonlinearity with its inverse; calling it applies it."""
+
+    name: str
+    function: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply the nonlinearity."""
+        return self.function(x)
+
+
+NONLINEARITIES = {
+    nonlinearity.name: nonlinearity
+    for nonlinearity in (
+        Nonlinearity("softplus", F.softplus, inverse_softplus),
+        Nonlinearity("elu1", elu1, inverse_elu1),
+        Nonlinearity("exp", torch.exp, inverse_exp),
+        Nonlinearity("identity", identity, identity),
+    )
+}
+
+
+def get_nonlinearity(name: str | Callable[[Tensor], Tensor]) -> Nonlinearity:
+    """Return a nonlinearity by its name or function; raises ValueError for an unknown one."""
+    for nonlinearity in NONLINEARITIES.values():
+        if name in (nonlinearity.name, nonlinearity.function):
+            return nonlinearity
+    raise ValueError(f"unknown nonlinearity {name!r}, expected one of {sorted(NONLINEARITIES)}")

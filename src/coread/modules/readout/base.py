@@ -1,0 +1,99 @@
+"""What the readouts of one session share."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from coread.modules.nonlinearities import Nonlinearity
+
+Reduction = Literal["sum", "mean"]
+
+
+class ProjectedClamp(torch.autograd.Function):
+    """Clamp to [low, high] whose gradient can still move a value outside the interval back in.
+
+    The gradient of an ordinary clamp is zero outside, so that a value which once left never returns.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        """Return the clamped values."""
+        ctx.save_for_backward(x)
+        ctx.low, ctx.high = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Drop what a descent step would move further outside."""
+        (x,) = ctx.saved_tensors
+        outwards = ((x < ctx.low) & (gradient > 0)) | ((x > ctx.high) & (gradient < 0))
+        return gradient.masked_fill(outwards, 0.0), None, None
+
+
+def projected_clamp(x: Tensor, low: float, high: float = float("inf")) -> Tensor:
+    """Return `x` clamped to [low, high]; gradient descent can move values back in, but not further out."""
+    return ProjectedClamp.apply(x, low, high)
+
+
+class Readout(nn.Module):
+    """Maps feature maps `(batch, channel, time, height, width)` to the responses `(batch, time, neuron)` of a session.
+
+    Subclasses have a `bias (neuron,)`: a parameter, or a buffer of zeros or None where the readout has none.
+    """
+
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        nonlinearity: Nonlinearity,
+        published_behaviour: bool = False,
+    ):
+        super().__init__()
+        if len(in_shape) != 4:
+            raise ValueError(f"in_shape must be (channel, time, height, width), got {list(in_shape)}")
+        self.in_shape = tuple(in_shape)
+        self.outdims = outdims
+        self.nonlinearity = nonlinearity
+        self.published_behaviour = published_behaviour
+
+    def number_of_neurons(self) -> int:
+        """Return the number of neurons."""
+        return self.outdims
+
+    def regularizer(self, reduction: Reduction = "sum") -> Float[Tensor, ""]:
+        """Return the penalty to add to the loss."""
+        raise NotImplementedError
+
+    def initialize(self, mean_activity: Float[Tensor, " neuron"] | None = None) -> None:
+        """Start the bias at the mean rates, if there are any."""
+        if mean_activity is not None:
+            self.initialize_bias(mean_activity)
+
+    @torch.no_grad()
+    def initialize_bias(self, mean_activity: Float[Tensor, " neuron"]) -> None:
+        """Set the bias so that the output without input is the mean rate `(neuron,)`; does nothing without a bias.
+
+        `published_behaviour` copies the rate itself (also where it has no trainable bias). Raises ValueError for
+        another number of neurons.
+        """
+        rate = torch.as_tensor(mean_activity, dtype=torch.float32).flatten()
+        if rate.numel() != self.outdims:
+            raise ValueError(f"mean activity of {rate.numel()} neurons for a readout of {self.outdims}")
+        if self.bias is None:
+            return
+        if self.published_behaviour:
+            self.bias.copy_(rate)
+        elif isinstance(self.bias, nn.Parameter):
+            self.bias.copy_(self.nonlinearity.inverse(rate))
+
+    def check_positions(self, positions: Float[Tensor, "neuron 2"]) -> Float[Tensor, "neuron 2"]:
+        """Return the positions as float32; raises ValueError unless there is one (x, y) in [-1, 1] per neuron."""
+        positions = torch.as_tensor(positions, dtype=torch.float32)
+        if positions.shape != (self.outdims, 2) or not bool((positions.abs() <= 1).all()):
+            raise ValueError(f"need ({self.outdims}, 2) positions in [-1, 1], got {tuple(positions.shape)}")
+        return positions
