@@ -34,17 +34,17 @@ localrules:
     report,
 
 
-rule all:
-    input:
-        collect_scores,
-        collect_insilico,
-        collect_tables,
-        collect_report,
-    default_target: True
-
-
 include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/insilico.smk"
 include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.scores.input,
+        rules.insilico.input,
+        rules.tables.input,
+        rules.report.input,

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,8 +16,6 @@ from coread.signatures import imported_modules, module_file
 
 ROOT = os.path.relpath(workflow.basedir)
 PACKAGE = Path(workflow.basedir, "src", "coread")
-# inside a container the interpreter is the container's
-PYTHON = "python" if workflow.deployment_settings.deployment_method else sys.executable
 # modules that a script imports although no number depends on them: an edit there re-runs nothing
 NO_NUMBERS = {"coread", "coread.config", "coread.failure", "coread.provenance"}
 
@@ -28,8 +27,16 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-# read by the shell lines of the data rules, where Snakemake does not track it: where data lie changes no number
-DATA_DIRS = json.dumps({name: str(folder) for name, folder in CATALOGUE.data_dirs.items()})
+# `python` is the one that runs Snakemake; in a container, where that folder is absent, the container's.
+# Where data lie reaches the scripts through the environment, which Snakemake does not track: it changes no number.
+shell.prefix(
+    "set -euo pipefail; export PATH={path}:$PATH COREAD_DATA_DIRS={data_dirs}; ".format(
+        path=shlex.quote(os.path.dirname(sys.executable)),
+        data_dirs=shlex.quote(json.dumps(dict(config["data_dirs"]))),
+    )
+    .replace("{", "{{")
+    .replace("}", "}}")
+)
 
 
 # ----------------------------------------------------------------------------------------------------------------- code
@@ -47,8 +54,12 @@ def code_of(name, stage=None):
 
 @functools.cache
 def _code(name, targets):
-    modules = imported_modules([Path(workflow.basedir, f"workflow_scripts/{name}.py")], targets, PACKAGE)
-    files = (module_file(module, PACKAGE) for module in modules if module not in NO_NUMBERS)
+    modules = imported_modules(
+        [Path(workflow.basedir, f"workflow_scripts/{name}.py")], targets, PACKAGE
+    )
+    files = (
+        module_file(module, PACKAGE) for module in modules if module not in NO_NUMBERS
+    )
     return [source(file.relative_to(workflow.basedir)) for file in files]
 
 
@@ -64,11 +75,16 @@ def _targets(wildcards, stage):
 
 def dataset_files(suffix):
     """Input function: one file per session of the dataset of an experiment."""
-    return lambda wildcards: _dataset_files(CATALOGUE.dataset(wildcards.experiment), suffix)
+    return lambda wildcards: _dataset_files(
+        CATALOGUE.dataset(wildcards.experiment), suffix
+    )
 
 
 def _dataset_files(dataset, suffix):
-    return [f"results/data/{dataset}/{session}.{suffix}" for session in CATALOGUE.sessions(dataset)]
+    return [
+        f"results/data/{dataset}/{session}.{suffix}"
+        for session in CATALOGUE.sessions(dataset)
+    ]
 
 
 def shared_stimuli(wildcards):
@@ -82,7 +98,19 @@ def member_files(name):
 
 
 def _member_files(experiment, name):
-    return [f"results/{experiment}/fold{fold}/seed{seed}/{name}" for fold, seed in CATALOGUE.members(experiment)]
+    return [
+        f"results/{experiment}/fold{fold}/seed{seed}/{name}"
+        for fold, seed in CATALOGUE.members(experiment)
+    ]
+
+
+def analysis_files(analysis, suffix):
+    """Input function: the result of an in-silico analysis, if the experiment lists it."""
+    return lambda wildcards: (
+        [f"results/{wildcards.experiment}/{analysis}.{suffix}"]
+        if analysis in CATALOGUE.analyses(wildcards.experiment)
+        else []
+    )
 
 
 def _experiment_files(name):
@@ -92,24 +120,33 @@ def _experiment_files(name):
 # -------------------------------------------------------------------------------------------------------------- targets
 
 
-def collect_data(wildcards):
-    """Every recording of the experiments that are built."""
-    datasets = dict.fromkeys(CATALOGUE.dataset(experiment) for experiment in CATALOGUE.experiments)
-    return [path for dataset in datasets for path in _dataset_files(dataset, "h5")]
+def collect_data(suffix):
+    """Input function: one file per recording of the experiments that are built."""
+    return lambda wildcards: [
+        path
+        for dataset in dict.fromkeys(
+            CATALOGUE.dataset(experiment) for experiment in CATALOGUE.experiments
+        )
+        for path in _dataset_files(dataset, suffix)
+    ]
 
 
-def collect_models(wildcards):
-    """Every member."""
-    return [path for experiment in CATALOGUE.experiments for path in _member_files(experiment, "model.ckpt")]
+def collect_members(name):
+    """Input function: one file per member of the experiments that are built."""
+    return lambda wildcards: [
+        path
+        for experiment in CATALOGUE.experiments
+        for path in _member_files(experiment, name)
+    ]
 
 
-def collect_scores(wildcards):
-    """One score table per experiment."""
-    return _experiment_files("scores.csv")
+def collect_experiments(name):
+    """Input function: one file per experiment that is built."""
+    return lambda wildcards: _experiment_files(name)
 
 
 def collect_insilico(wildcards):
-    """Every in-silico analysis that an experiment lists, with its figures."""
+    """Every in-silico analysis that an experiment lists."""
     return [
         f"results/{experiment}/{analysis}.{suffix}"
         for experiment in CATALOGUE.experiments
@@ -118,14 +155,27 @@ def collect_insilico(wildcards):
     ]
 
 
-def collect_tables(wildcards):
-    """The paper table, three times."""
-    return [f"results/tables/scores.{suffix}" for suffix in ("csv", "md", "tex")]
+def collect_configs(wildcards):
+    """The settings of every stage that the report shows."""
+    return [
+        path
+        for stage in STAGES
+        if stage != "data"
+        for path in _experiment_files(f"config/{stage}.yaml")
+    ]
 
 
-def collect_report(wildcards):
-    """The report."""
-    return "results/report.html"
+def report_files(wildcards):
+    """Recordings and members of every experiment, as one JSON text."""
+    return json.dumps(
+        {
+            experiment: {
+                "recordings": _dataset_files(CATALOGUE.dataset(experiment), "h5"),
+                "members": _member_files(experiment, "model.ckpt"),
+            }
+            for experiment in CATALOGUE.experiments
+        }
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ resources

@@ -13,7 +13,9 @@ rule write_config:
     log:
         "logs/write_config/{experiment}/{stage}.log",
     params:
-        text=lambda wildcards: CATALOGUE.stage_text(wildcards.experiment, wildcards.stage),
+        text=lambda wildcards: CATALOGUE.stage_text(
+            wildcards.experiment, wildcards.stage
+        ),
     shell:
         "printf %s {params.text:q} > {output}.part 2> {log} && mv {output}.part {output} 2>> {log}"
 
@@ -43,13 +45,13 @@ rule build_stimuli:
         "logs/build_stimuli/{dataset}.log",
     benchmark:
         "logs/build_stimuli/{dataset}.tsv"
-    params:
-        source=lambda wildcards: CATALOGUE.source_digest(wildcards.dataset, None),
     resources:
         mem_mb=growing(2000),
         runtime=growing(20),
+    params:
+        source=lambda wildcards: CATALOGUE.source_digest(wildcards.dataset, None),
     shell:
-        "{PYTHON} {input.script} --config {input.config} --data-dirs {DATA_DIRS:q} "
+        'python {input.script} --config {input.config} --data-dirs "$COREAD_DATA_DIRS" '
         "--output {output.stimuli} > {log} 2>&1"
 
 
@@ -68,18 +70,20 @@ rule build_recording:
         "logs/build_recording/{dataset}/{session}.log",
     benchmark:
         "logs/build_recording/{dataset}/{session}.tsv"
-    params:
-        source=lambda wildcards: CATALOGUE.source_digest(wildcards.dataset, wildcards.session),
+    group:
+        "build_recording"
     resources:
         mem_mb=growing(4000),
         runtime=growing(30),
-    group:
-        "build_recording"
+    params:
+        source=lambda wildcards: CATALOGUE.source_digest(
+            wildcards.dataset, wildcards.session
+        ),
     shell:
-        "{PYTHON} {input.script} --config {input.config} --data-dirs {DATA_DIRS:q} --session {wildcards.session} "
+        'python {input.script} --config {input.config} --data-dirs "$COREAD_DATA_DIRS" --session {wildcards.session} '
         "--stimuli {input.stimuli} --output {output.recording} > {log} 2>&1"
 
 
 rule data:
     input:
-        collect_data,
+        collect_data("h5"),

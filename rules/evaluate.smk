@@ -17,13 +17,13 @@ rule predict_member:
         "logs/predict_member/{experiment}/fold{fold}/seed{seed}.log",
     benchmark:
         "logs/predict_member/{experiment}/fold{fold}/seed{seed}.tsv"
+    group:
+        "predict_member"
     resources:
         mem_mb=growing(4000),
         runtime=growing(20),
-    group:
-        "predict_member"
     shell:
-        "{PYTHON} {input.script} --experiment {wildcards.experiment} --model {input.model} "
+        "python {input.script} --experiment {wildcards.experiment} --model {input.model} "
         "--recordings {input.recordings} --output {output.predictions} > {log} 2>&1"
 
 
@@ -43,16 +43,16 @@ rule score_experiment:
         "logs/score_experiment/{experiment}.log",
     benchmark:
         "logs/score_experiment/{experiment}.tsv"
+    group:
+        "score_experiment"
     resources:
         mem_mb=growing(4000),
         runtime=growing(30),
-    group:
-        "score_experiment"
     shell:
-        "{PYTHON} {input.script} --experiment {wildcards.experiment} --config {input.config} "
-        "--predictions {input.predictions} --recordings {input.recordings} --output {output.scores} > {log} 2>&1"
+        "python {input.script} --config {input.config} --predictions {input.predictions} "
+        "--recordings {input.recordings} --output {output.scores} > {log} 2>&1"
 
 
 rule scores:
     input:
-        collect_scores,
+        collect_experiments("scores.csv"),

@@ -19,14 +19,14 @@ rule compute_receptive_fields:
         "logs/compute_receptive_fields/{experiment}.log",
     benchmark:
         "logs/compute_receptive_fields/{experiment}.tsv"
+    group:
+        "compute_receptive_fields"
     resources:
         mem_mb=growing(4000),
         runtime=growing(30),
-    group:
-        "compute_receptive_fields"
     shell:
-        "{PYTHON} {input.script} --experiment {wildcards.experiment} --config {input.config} --models {input.models} "
-        "--recordings {input.recordings} --output {output.fields} --table {output.table} > {log} 2>&1"
+        "python {input.script} --config {input.config} --models {input.models} --recordings {input.recordings} "
+        "--output {output.fields} --table {output.table} > {log} 2>&1"
 
 
 rule insilico:

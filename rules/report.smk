@@ -1,45 +1,77 @@
-"""Paper tables and the report."""
+"""Figures, paper tables and the report."""
 
 
 localrules:
+    draw_figures,
     write_tables,
     write_report,
+
+
+rule draw_figures:
+    input:
+        script=source("workflow_scripts/draw_figures.py"),
+        scores="results/{experiment}/scores.csv",
+        histories=member_files("history.csv"),
+        predictions=ancient(member_files("predictions.h5")),
+        prediction_digests=member_files("predictions.sha256"),
+        recordings=ancient(dataset_files("h5")),
+        digests=dataset_files("sha256"),
+        fields=ancient(analysis_files("receptive_fields", "h5")),
+        field_digests=analysis_files("receptive_fields", "sha256"),
+        code=code_of("draw_figures"),
+    output:
+        directory("results/{experiment}/figures"),
+    log:
+        "logs/draw_figures/{experiment}.log",
+    shell:
+        "python {input.script} --scores {input.scores} --histories {input.histories} "
+        "--predictions {input.predictions} --recordings {input.recordings} --fields {input.fields} "
+        "--output {output} > {log} 2>&1"
 
 
 rule write_tables:
     input:
         script=source("workflow_scripts/write_tables.py"),
-        scores=collect_scores,
+        configs=collect_experiments("config/evaluate.yaml"),
+        scores=collect_experiments("scores.csv"),
         code=code_of("write_tables"),
     output:
-        csv="results/tables/scores.csv",
-        markdown="results/tables/scores.md",
-        latex="results/tables/scores.tex",
+        scores=multiext("results/tables/scores", ".csv", ".md", ".tex"),
+        differences=multiext("results/tables/differences", ".csv", ".md", ".tex"),
     log:
         "logs/write_tables.log",
     shell:
-        "{PYTHON} {input.script} --scores {input.scores} --output {output} > {log} 2>&1"
+        "python {input.script} --configs {input.configs} --scores {input.scores} --output results/tables > {log} 2>&1"
 
 
 rule write_report:
     input:
         script=source("workflow_scripts/write_report.py"),
-        tables=collect_tables,
-        scores=collect_scores,
+        configs=collect_configs,
+        tables=rules.write_tables.output,
+        scores=collect_experiments("scores.csv"),
+        insilico=collect_insilico,
+        figures=collect_experiments("figures"),
+        models=ancient(collect_members("model.ckpt")),
+        model_digests=collect_members("model.sha256"),
+        recordings=ancient(collect_data("h5")),
+        digests=collect_data("sha256"),
         code=code_of("write_report"),
     output:
         "results/report.html",
     log:
         "logs/write_report.log",
+    params:
+        files=report_files,
     shell:
-        "{PYTHON} {input.script} --output {output} > {log} 2>&1"
+        "python {input.script} --files {params.files:q} --output {output} > {log} 2>&1"
 
 
 rule tables:
     input:
-        collect_tables,
+        rules.write_tables.output,
 
 
 rule report:
     input:
-        collect_report,
+        rules.write_report.output,

@@ -23,7 +23,7 @@ rule train_member:
         mem_mb=growing(4000),
         runtime=growing(120),
     shell:
-        "{PYTHON} {input.script} --config {input.config} --recordings {input.recordings} --digests {input.digests} "
+        "python {input.script} --config {input.config} --recordings {input.recordings} --digests {input.digests} "
         "--code {input.script} {input.code} --fold {wildcards.fold} --seed {wildcards.seed} "
         "--log-dir logs/train_member/{wildcards.experiment}/fold{wildcards.fold}/seed{wildcards.seed} "
         "--output {output.model} > {log} 2>&1"
@@ -31,4 +31,4 @@ rule train_member:
 
 rule models:
     input:
-        collect_models,
+        collect_members("model.ckpt"),

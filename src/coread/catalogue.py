@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from coread.config import ConfigError, canonical_text, closest, compose, stage_slice, stage_text
+from coread.config import ConfigError, canonical_text, closest, experiment_slice, stage_text
 from coread.provenance import sources_digest
 
 RESERVED = ("data", "tables", "stimuli", "config")  # folders and files of results/ that are no experiment or session
@@ -59,7 +59,7 @@ class Catalogue:
         """Return the folder a local dataset is read from, None if none was named."""
         return self.data_dirs.get(dataset)
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019 (one catalogue per process)
+    @functools.cache  # noqa: B019 (one catalogue per process)
     def sessions(self, dataset: str) -> tuple[str, ...]:
         """Return the sessions of a dataset: those its config lists, else those found in its folder.
 
@@ -73,7 +73,7 @@ class Catalogue:
             raise ConfigError(f"dataset {dataset!r}: no session may be called {wrong[0]!r}")
         return found
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019
+    @functools.cache  # noqa: B019
     def source_digest(self, dataset: str, session: str | None) -> str:
         """Return a digest of the raw files behind a session (None: behind the shared stimuli)."""
         if (folder := self.data_dir(dataset)) is None:
@@ -88,9 +88,6 @@ class Catalogue:
         texts: dict[str, tuple[str, str]] = {}
         for experiment in self.experiments:
             self._check_folds(experiment)
-            for analysis in self.analyses(experiment):
-                if analysis not in (known := compose(experiment, (), self._directory).get("insilico") or {}):
-                    raise ConfigError(f"{experiment}: no settings for the analysis {analysis!r}{closest(analysis, known)}")
             dataset, text = self.dataset(experiment), canonical_text(self._data_config(experiment))
             other, other_text = texts.setdefault(dataset, (experiment, text))
             if text != other_text:
@@ -98,12 +95,13 @@ class Catalogue:
                     f"{other} and {experiment} both read dataset {dataset!r} but with different settings "
                     f"({_first_difference(other_text, text)}); give one of them another dataset name"
                 )
-            self.sessions(dataset)
         if unknown := [name for name in self.data_dirs if name not in texts and name not in self._all_datasets()]:
             raise ConfigError(f"data_dirs names the unknown dataset {unknown[0]!r}{closest(unknown[0], texts)}")
+        for dataset in texts:
+            self.sessions(dataset)
 
     def _check_folds(self, experiment: str) -> None:
-        splits = stage_slice(compose(experiment, (), self._directory), "train")["splits"]
+        splits = experiment_slice(experiment, "train", self._directory)["splits"]
         n_folds = int(splits.get("n_folds", 1))
         if wrong := sorted({fold for fold, _ in self.members(experiment) if not 0 <= fold < n_folds}):
             raise ConfigError(
@@ -111,10 +109,9 @@ class Catalogue:
             )
 
     def _data_config(self, experiment: str) -> dict[str, Any]:
-        data = stage_slice(compose(experiment, (), self._directory), "data")
-        return data["data_io"]
+        return experiment_slice(experiment, "data", self._directory)["data_io"]
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019
+    @functools.cache  # noqa: B019
     def _experiment_on(self, dataset: str) -> str:
         for experiment in (*self.experiments, *self.names):
             if self.dataset(experiment) == dataset:
@@ -127,7 +124,7 @@ class Catalogue:
     def _found_sessions(self, dataset: str, config: Mapping[str, Any]) -> Sequence[str]:
         if (folder := self.data_dir(dataset)) is None:
             raise ConfigError(
-                f"dataset {dataset!r} is read from a folder: name it with --config \"data_dirs={{{dataset}: DIR}}\""
+                f'dataset {dataset!r} is read from a folder: name it with --config "data_dirs={{{dataset}: DIR}}"'
             )
         if not folder.is_dir():
             raise ConfigError(f"data_dirs: the folder of dataset {dataset!r} does not exist: {folder}")
@@ -157,7 +154,9 @@ def check_workflow(workflow: Mapping[str, Any], directory: Path) -> None:
     for key in ("seeds", "folds"):
         paired = [name for name in workflow["experiments"] if "paired" in catalogue[name]["members"]]
         if key in workflow and paired:
-            raise ConfigError(f"{key}=... crosses folds and seeds, but the members of {paired[0]!r} are listed in pairs")
+            raise ConfigError(
+                f"{key}=... crosses folds and seeds, but the members of {paired[0]!r} are listed in pairs"
+            )
 
 
 def _plain(value: Any) -> Any:

@@ -64,24 +64,27 @@ def compose(experiment: str, overrides: Sequence[str] = (), directory: Path | No
 
 def stage_slice(config: DictConfig, stage: str) -> dict[str, Any]:
     """Return the resolved settings that a stage reads, as plain containers; raises ConfigError."""
-    groups = STAGES[stage]
+    name = config.get("exp_name", "config")
+    groups = [group for group in STAGES[stage] if config.get(group) is not None]
     _check_interpolations(config, groups)
-    slice_ = {group: config[group] for group in groups if config.get(group) is not None}
     try:
-        resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, _visible_groups()), resolve=True)
+        chosen = {group: OmegaConf.to_container(config[group], resolve=True) for group in groups}
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{config.get('exp_name', 'config')}: {_one_line(error)}") from error
-    assert isinstance(resolved, dict)
-    chosen = {group: resolved[group] for group in slice_}
+        raise ConfigError(f"{name}: {_one_line(error)}") from error
     if missing := sorted(_missing_keys(chosen)):
-        raise ConfigError(f"{config.get('exp_name', 'config')}: {missing[0]} has no value (???), set it")
+        raise ConfigError(f"{name}: {missing[0]} has no value (???), set it")
     return chosen
 
 
 @functools.cache
+def experiment_slice(experiment: str, stage: str, directory: Path | None = None) -> dict[str, Any]:
+    """Return `stage_slice` of an experiment; cached, so do not change it. Raises ConfigError."""
+    return stage_slice(compose(experiment, (), directory), stage)
+
+
 def stage_text(experiment: str, stage: str, directory: Path | None = None) -> str:
     """Return the canonical YAML text of one stage's settings; raises ConfigError."""
-    return canonical_text(stage_slice(compose(experiment, (), directory), stage))
+    return canonical_text(experiment_slice(experiment, stage, directory))
 
 
 def canonical_text(settings: Mapping[str, Any]) -> str:
@@ -144,7 +147,7 @@ def _check_outer_keys(path: Path, directory: Path) -> None:
     ConfigStore.instance().store(name=name, node={"defaults": [entry for entry in defaults if entry != "_self_"]})
     composed = OmegaConf.to_container(_hydra_compose(name, (), directory), resolve=False)
     assert isinstance(composed, dict)
-    known = composed | {key: None for key in OUTER_KEYS}
+    known = composed | dict.fromkeys(OUTER_KEYS)
     for keys, key, siblings in _unknown_keys(own, known):
         raise ConfigError(f"configs/{path.name}: unknown key {'.'.join([*keys, key])!r}{closest(key, siblings)}")
 
@@ -218,8 +221,7 @@ def _visible_groups() -> list[str]:
 def _check_interpolations(config: DictConfig, groups: Sequence[str]) -> None:
     """Refuse interpolations that reach outside the slices: paths, environment, clock and Hydra's own settings."""
     for group in groups:
-        container = OmegaConf.to_container(OmegaConf.masked_copy(config, [group]), resolve=False)
-        for keys, text in _texts(container):
+        for keys, text in _texts(OmegaConf.to_container(config[group], resolve=False), (group,)):
             for target in re.findall(r"\$\{\s*([^}]*)\}", text):
                 if ":" in target or not (target.startswith(".") or target.split(".")[0] in _visible_groups()):
                     raise ConfigError(

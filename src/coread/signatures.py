@@ -80,9 +80,9 @@ def module_file(module: str, package: Path = PACKAGE) -> Path | None:
     if first != package.name:
         return None
     path = package.joinpath(*rest)
-    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if rest and file.is_file()), None) or (
-        package / "__init__.py" if not rest else None
-    )
+    return next(
+        (file for file in (path.with_suffix(".py"), path / "__init__.py") if rest and file.is_file()), None
+    ) or (package / "__init__.py" if not rest else None)
 
 
 @functools.cache

@@ -1,0 +1,71 @@
+# make demo | test | acceptance | profiles | lock | clean
+#
+# PYTHON        the Python 3.11 (or newer) that the environment is made from
+# PYTEST_ARGS   narrows the tests: make test PYTEST_ARGS="tests/test_config.py -x"
+# TORCH_INDEX   package index to take torch from, for example that of the CPU or of another CUDA build
+# CORES         cores that the demo may use
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test acceptance profiles lock clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CORES ?= all
+PYTEST_ARGS ?=
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MPLBACKEND := Agg
+
+demo: .venv/installed
+	snakemake --profile profiles/local --cores $(CORES) all
+	@echo
+	@echo "report        $(CURDIR)/results/report.html"
+	@echo "score table   $(CURDIR)/results/tables/scores.md  (also .csv and .tex)"
+	@for figures in results/*/figures; do echo "figures       $(CURDIR)/$$figures/"; done
+
+# every check runs, so that one failure does not hide the next; pytest says last what failed
+test: .venv/installed
+	@failed=""; \
+	check() { echo "+ $$*"; "$$@" || failed="$$failed\n  $$*"; }; \
+	check ruff check .; \
+	check ruff format --check .; \
+	check mypy; \
+	check snakefmt --check Snakefile rules; \
+	check snakemake --lint; \
+	check python -m pytest -m "not acceptance" $(PYTEST_ARGS); \
+	if [ -n "$$failed" ]; then echo -e "failed:$$failed"; exit 1; fi
+
+acceptance: .venv/installed
+	python -m pytest -m acceptance -s -rA $(PYTEST_ARGS)
+
+# lets `snakemake --profile slurm` (and local) find the profiles of this checkout
+profiles:
+	@folder="$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake"; mkdir -p "$$folder"; \
+	for name in local slurm; do \
+	  if [ -e "$$folder/$$name" ] && [ ! -L "$$folder/$$name" ]; then \
+	    echo "$$folder/$$name exists and is no link; move it away first" >&2; exit 1; fi; \
+	  ln -sfn "$(CURDIR)/profiles/$$name" "$$folder/$$name"; echo "$$folder/$$name -> profiles/$$name"; \
+	done
+
+# exact versions of everything that pyproject.toml asks for, tools of the tests and the build backend included;
+# local build labels (+cpu) are dropped, so that a machine may take its own build of the same torch
+lock:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0 ".[test]" hatchling editables
+	{ sed -n '/^#/p' requirements.lock; .venv-lock/bin/pip freeze --exclude coread | sed 's/+[a-z0-9.]*$$//'; } > requirements.lock.part
+	mv requirements.lock.part requirements.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf .venv results logs .snakemake
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "coread needs Python 3.11 or newer, found " + sys.version)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@

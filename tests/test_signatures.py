@@ -1,0 +1,79 @@
+"""Constructor arguments and imports, read from source that is never imported."""
+
+from pathlib import Path
+
+import pytest
+
+from coread.signatures import constructor_arguments, imported_modules, module_file
+
+FILES = {
+    "__init__.py": '"""Nothing, but pack.never is mentioned."""\n',
+    "never.py": "",
+    "typing_only.py": "",
+    "plain.py": "class Plain:\n    def __init__(self, size, *, depth=1): ...\n\nclass Child(Plain): ...\n",
+    "open.py": "class Open:\n    def __init__(self, **options): ...\n",
+    "parts/__init__.py": "from pack.plain import Plain as Renamed\n",
+    "parts/leaf.py": (
+        "from typing import TYPE_CHECKING\n"
+        "from dataclasses import dataclass\n"
+        "if TYPE_CHECKING:\n    from pack.typing_only import x\n"
+        "@dataclass\nclass Record:\n    name: str\n    size: int = 3\n"
+        "def lazy():\n    '''Mentions pack.never.'''\n    from pack import late\n"
+    ),
+    "late.py": "READERS = {'a': 'pack.readers.one:read'}\n",
+    "readers/__init__.py": "",
+    "readers/one.py": "",
+    "readers/two.py": "",
+}
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        path = tmp_path / "pack" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "pack"
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("pack.plain.Plain", {"size", "depth"}),
+        ("pack.plain.Child", {"size", "depth"}),
+        ("pack.parts.Renamed", {"size", "depth"}),
+        ("pack.parts.leaf.Record", {"name", "size"}),
+        ("pack.open.Open", None),
+        ("torch.optim.Adam", None),
+        ("pack.absent.Thing", None),
+    ],
+)
+def test_constructor_arguments(package: Path, target: str, expected: set | None) -> None:
+    found = constructor_arguments(target, package)
+    assert found == (None if expected is None else frozenset(expected))
+
+
+def test_imports_are_followed_through_functions_packages_and_registries(package: Path) -> None:
+    script = package.parent / "script.py"
+    script.write_text("import os\nfrom pack.parts.leaf import Record\n")
+    found = imported_modules([script], (), package)
+    assert found == [
+        "pack",
+        "pack.late",
+        "pack.parts",
+        "pack.parts.leaf",
+        "pack.plain",
+        "pack.readers",
+        "pack.readers.one",
+    ]
+    assert [module_file(module, package).name for module in found[:2]] == ["__init__.py", "late.py"]
+
+
+def test_classes_named_in_a_config_count_as_imports(package: Path) -> None:
+    script = package.parent / "script.py"
+    script.write_text("import os\n")
+    assert imported_modules([script], ["pack.readers.two.Reader"], package) == [
+        "pack",
+        "pack.readers",
+        "pack.readers.two",
+    ]

@@ -1,0 +1,44 @@
+"""Draw the figures of one experiment, each as PNG and PDF with its caption."""
+
+import argparse
+import os
+from pathlib import Path
+
+import pandas as pd
+from coread.eval.scores import read_scores
+from coread.plotting import write_figures
+
+from coread.eval.predictions import read_predictions
+from coread.failure import reported_errors
+from coread.insilico.receptive_fields import read_receptive_fields
+from coread.recording import read_recordings
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def main() -> None:
+    """Write figures/ of one experiment."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scores", type=Path, required=True)
+    parser.add_argument("--histories", type=Path, nargs="+", required=True, help="learning curves, as the predictions")
+    parser.add_argument("--predictions", type=Path, nargs="+", required=True)
+    parser.add_argument("--recordings", type=Path, nargs="+", required=True)
+    parser.add_argument("--fields", type=Path, nargs="*", default=[], help="receptive fields, if there are any")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    predictions = [read_predictions(path) for path in arguments.predictions]
+    histories = (pd.read_csv(path) for path in arguments.histories)
+    write_figures(
+        arguments.output,
+        scores=read_scores(arguments.scores),
+        histories={member.name: history for member, history in zip(predictions, histories, strict=True)},
+        recordings=read_recordings(arguments.recordings, load_frames=False),
+        predictions=predictions,
+        fields=read_receptive_fields(arguments.fields[0]) if arguments.fields else None,
+    )
+
+
+if __name__ == "__main__":
+    with reported_errors():
+        main()

@@ -1,0 +1,34 @@
+"""Write what one member predicts for the validation and test bins of every session."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from coread.eval.predictions import predict_member, write_predictions
+from coread.failure import reported_errors
+from coread.models.member import load_member
+from coread.provenance import write_digest
+from coread.recording import read_recordings
+
+
+def main() -> None:
+    """Predict with one member, on a GPU where there is one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--experiment", required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--recordings", type=Path, nargs="+", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    predictions = predict_member(
+        load_member(arguments.model, device), read_recordings(arguments.recordings), experiment=arguments.experiment
+    )
+    write_predictions(predictions, arguments.output)
+    write_digest(arguments.output)
+
+
+if __name__ == "__main__":
+    with reported_errors():
+        main()

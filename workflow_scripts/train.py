@@ -1,0 +1,52 @@
+"""Train one member (one fold and one seed) and write it with its digest and learning curve."""
+
+import argparse
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+import yaml
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+from coread.failure import reported_errors
+from coread.provenance import combined_digest, write_digest, write_text
+from coread.recording import read_recordings
+from coread.training import train
+
+
+def main() -> None:
+    """Train one member; a killed run goes on from its last epoch if nothing that decides the weights has changed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="settings of the train stage")
+    parser.add_argument("--recordings", type=Path, nargs="+", required=True)
+    parser.add_argument("--digests", type=Path, nargs="+", required=True, help="digests of the recordings' contents")
+    parser.add_argument("--code", type=Path, nargs="+", required=True, help="modules that decide the weights")
+    parser.add_argument("--fold", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--log-dir", type=Path, required=True, help="TensorBoard and CSV logs")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    # outputs are deleted before a retry, so what resumes lies beside them, named by everything that decides the weights
+    decisive = [arguments.config, *arguments.digests, *arguments.code]
+    digest = combined_digest(decisive, torch.__version__, arguments.fold, arguments.seed)
+    work = arguments.output.parent / ".work"
+    member = train(
+        yaml.safe_load(arguments.config.read_text()),
+        read_recordings(arguments.recordings),
+        arguments.fold,
+        arguments.seed,
+        work_dir=work / digest,
+        loggers=[CSVLogger(arguments.log_dir, "", "csv"), TensorBoardLogger(arguments.log_dir, "", "tensorboard")],
+    )
+    write_text(arguments.output.with_name("history.csv"), member.history.to_csv(index=False))
+    member.save(arguments.output)
+    write_digest(arguments.output)
+    shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    with reported_errors():
+        main()
