@@ -45,6 +45,7 @@ class Readout(nn.Module):
     """
 
     bias: Tensor | None
+    lag: int = 0  # bins lost from the front
 
     def __init__(
         self,

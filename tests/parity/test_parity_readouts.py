@@ -6,9 +6,15 @@ import pytest
 from torch import Tensor
 
 from coread.modules.readout.base import Readout
+from coread.modules.readout.factorized import FactorizedReadout
 from coread.modules.readout.factorized_gaussian import GaussianMaskReadout
+from coread.modules.readout.gaussian import PointGaussianReadout
 
-READOUTS = {"gaussian_mask": GaussianMaskReadout}
+READOUTS: dict[str, Callable[..., Readout]] = {
+    "factorized": FactorizedReadout,
+    "gaussian_mask": GaussianMaskReadout,
+    "point_gaussian": PointGaussianReadout,
+}
 
 
 @pytest.mark.parametrize("name", list(READOUTS))
@@ -20,7 +26,7 @@ def test_output_and_penalty_match(
     assert_matches: Callable[[Tensor, Tensor], None],
 ):
     kwargs, state, case = load_case(f"readout_{name}")
-    readout: Readout = READOUTS[name](**kwargs, published_behaviour=published_behaviour)
+    readout = READOUTS[name](**kwargs, published_behaviour=published_behaviour)
     assert set(readout.state_dict()) == set(state)
     readout.load_state_dict(state)
     assert_matches(readout.eval()(case["x"]), case["y"])

@@ -1,0 +1,118 @@
+"""Linear-nonlinear readout of the stimulus itself: one space-time filter per neuron, the baseline of all models."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from coread.modules.layers.regularizers import EPSILON, Laplace, Laplace1d
+from coread.modules.nonlinearities import get_nonlinearity
+from coread.modules.readout.base import Readout, Reduction
+
+START_GAIN = 0.1  # norm of a filter that starts from an STA, whose scale says nothing about the gain
+
+
+class LNPReadout(Readout):
+    """Linear-nonlinear-Poisson model (Chichilnisky 2001) with filters that are sums of `rank` space-time products.
+
+    For use with a `DummyCore`. Output bin t sees the `temporal_kernel_size` frames that end with frame t, so that the
+    output is `lag = temporal_kernel_size - 1` bins shorter than the stimulus. Parameters: `spatial_weights (neuron,
+    rank, channel, height, width)` and `temporal_weights (neuron, rank, frame)`, whose last frame is the current one.
+
+    Args:
+        in_shape: `(channel, time, height, width)` of the stimulus.
+        outdims: number of neurons.
+        mean_activity: mean response `(neuron,)`, from which the bias starts.
+        temporal_kernel_size: frames per filter.
+        rank: number of space-time products per filter.
+        smooth_weight: weight of the spatial roughness of the filters relative to their power.
+        temporal_smooth_weight: weight of their roughness in time relative to their power.
+        sparse_weight: weight of the mean absolute spatial weight.
+        nonlinearity: "softplus", "exp", "elu1" or "identity".
+        bias: learn an offset per neuron.
+        published_behaviour: copy the mean rate into the bias, as openretina 1.1.1 does.
+
+    Penalties are means over neurons. Raises ValueError for a rank that is more than the number of frames.
+
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        outdims: int,
+        mean_activity: Float[Tensor, " neuron"] | None = None,
+        temporal_kernel_size: int = 21,
+        rank: int = 1,
+        smooth_weight: float = 0.0,
+        temporal_smooth_weight: float = 0.0,
+        sparse_weight: float = 0.0,
+        nonlinearity: str | Callable[[Tensor], Tensor] = "softplus",
+        bias: bool = True,
+        published_behaviour: bool = False,
+    ):
+        super().__init__(in_shape, outdims, get_nonlinearity(nonlinearity), published_behaviour)
+        if not 1 <= rank <= temporal_kernel_size:
+            raise ValueError(f"need 1 <= rank <= temporal_kernel_size, got {rank} and {temporal_kernel_size}")
+        self.lag = temporal_kernel_size - 1
+        self.rank = rank
+        self.smooth_weight = smooth_weight
+        self.temporal_smooth_weight = temporal_smooth_weight
+        self.sparse_weight = sparse_weight
+        channels, _, height, width = self.in_shape
+        fan_in = channels * height * width * temporal_kernel_size
+        self.spatial_weights = nn.Parameter(torch.randn(outdims, rank, channels, height, width) / fan_in**0.25)
+        self.temporal_weights = nn.Parameter(torch.randn(outdims, rank, temporal_kernel_size) / fan_in**0.25)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(outdims)) if bias else None)
+        self._laplace = Laplace(persistent_buffer=False)
+        self._laplace_time = Laplace1d(persistent_buffer=False)
+        self.initialize(mean_activity)
+
+    @property
+    def filters(self) -> Float[Tensor, "neuron lag channel height width"]:
+        """The space-time filters, the current frame first."""
+        return torch.einsum("nkt,nkchw->ntchw", self.temporal_weights, self.spatial_weights).flip(1)
+
+    def forward(self, x: Float[Tensor, "batch channel time height width"]) -> Float[Tensor, "batch out_time neuron"]:
+        """Return the responses; raises ValueError for a stimulus of another size or shorter than the filters."""
+        if (x.shape[1], *x.shape[3:]) != (self.in_shape[0], *self.in_shape[2:]) or x.shape[2] <= self.lag:
+            raise ValueError(
+                f"stimulus is {tuple(x.shape[1:])}, the readout needs {self.in_shape} with more than {self.lag} frames"
+            )
+        seen = x.transpose(1, 2).flatten(2) @ self.spatial_weights.flatten(0, 1).flatten(1).T
+        y = F.conv1d(seen.transpose(1, 2), self.temporal_weights, groups=self.outdims)
+        y = y if self.bias is None else y + self.bias[:, None]
+        return self.nonlinearity(y).transpose(1, 2)
+
+    def regularizer(self, reduction: Reduction = "sum") -> Float[Tensor, ""]:
+        """Return the penalty on the filters; both reductions are the mean over neurons."""
+        images = self.spatial_weights.flatten(0, 2).unsqueeze(1)
+        traces = self.temporal_weights.flatten(0, 1).unsqueeze(1)
+        return (
+            self.smooth_weight * self._relative_power(self._laplace(images), images)
+            + self.temporal_smooth_weight * self._relative_power(self._laplace_time(traces), traces)
+            + self.sparse_weight * self.spatial_weights.abs().mean()
+        )
+
+    def _relative_power(self, filtered: Tensor, original: Tensor) -> Float[Tensor, ""]:
+        power, total = (x.reshape(self.outdims, -1).square().sum(1) for x in (filtered, original))
+        return (power / (total + EPSILON)).mean()
+
+    @torch.no_grad()
+    def initialize_filters(self, sta: Float[Tensor, "neuron lag channel height width"]) -> None:
+        """Start from the best approximation of rank `rank` to spike-triggered averages, whose lag 0 is the current bin.
+
+        Neurons without one (all zero, or not finite) keep their random filters. Raises ValueError for another shape.
+        """
+        sta = torch.as_tensor(sta, dtype=torch.float32)
+        shape = (self.outdims, self.lag + 1, *self.spatial_weights.shape[2:])
+        if sta.shape != shape:
+            raise ValueError(f"the filters need spike-triggered averages {shape}, got {tuple(sta.shape)}")
+        usable = torch.isfinite(sta).flatten(1).all(1) & (sta.flatten(1).abs().amax(1) > 0)
+        matrices = sta[usable].flip(1).flatten(2)
+        matrices = START_GAIN * matrices / torch.linalg.matrix_norm(matrices)[:, None, None]
+        temporal, power, spatial = torch.linalg.svd(matrices, full_matrices=False)
+        root = power[:, : self.rank].sqrt()
+        self.temporal_weights[usable] = (temporal[:, :, : self.rank] * root[:, None]).transpose(1, 2)
+        self.spatial_weights[usable] = (spatial[:, : self.rank] * root[:, :, None]).unflatten(2, shape[2:])
