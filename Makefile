@@ -53,12 +53,12 @@ profiles:
 # exact versions of everything that pyproject.toml asks for, tools of the tests and the build backend included;
 # local build labels (+cpu) are dropped, so that a machine may take its own build of the same torch
 lock:
-	rm -rf .venv-lock
-	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0 ".[test]" hatchling editables
-	{ sed -n '/^#/p' requirements.lock; .venv-lock/bin/pip freeze --exclude coread | sed 's/+[a-z0-9.]*$$//'; } > requirements.lock.part
-	mv requirements.lock.part requirements.lock
-	rm -rf .venv-lock
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(PYTHON) -m venv "$$folder"; \
+	"$$folder/bin/pip" install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0 ".[test]" hatchling editables; \
+	{ sed -n '/^#/p' requirements.lock; "$$folder/bin/pip" freeze --exclude coread | sed 's/+[a-z0-9.]*$$//'; } \
+	  > "$$folder/lock"; \
+	mv "$$folder/lock" requirements.lock
 
 clean:
 	rm -rf .venv results logs .snakemake

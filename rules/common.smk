@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -12,12 +11,10 @@ from snakemake.exceptions import WorkflowError
 
 from coread.catalogue import Catalogue
 from coread.config import STAGES, ConfigError
-from coread.signatures import imported_modules, module_file
+from coread.signatures import deciding_code
 
 ROOT = os.path.relpath(workflow.basedir)
 PACKAGE = Path(workflow.basedir, "src", "coread")
-# modules that a script imports although no number depends on them: an edit there re-runs nothing
-NO_NUMBERS = {"coread", "coread.config", "coread.failure", "coread.provenance"}
 
 try:
     CATALOGUE = Catalogue(config, Path(workflow.basedir, "configs"))
@@ -30,7 +27,7 @@ except ConfigError as error:
 # `python` is the one that runs Snakemake; in a container, where that folder is absent, the container's.
 # Where data lie reaches the scripts through the environment, which Snakemake does not track: it changes no number.
 shell.prefix(
-    "set -euo pipefail; export PATH={path}:$PATH COREAD_DATA_DIRS={data_dirs}; ".format(
+    "set -euo pipefail; export MPLBACKEND=Agg PATH={path}:$PATH COREAD_DATA_DIRS={data_dirs}; ".format(
         path=shlex.quote(os.path.dirname(sys.executable)),
         data_dirs=shlex.quote(json.dumps(dict(config["data_dirs"]))),
     )
@@ -48,26 +45,20 @@ def source(path):
 
 
 def code_of(name, stage=None):
-    """Input function: the modules that decide the numbers of a script, with the classes that the stage's config names."""
-    return lambda wildcards: _code(name, _targets(wildcards, stage))
+    """Input function: the modules that decide the numbers of a script, with the classes that a stage's settings name."""
+    return lambda wildcards: _code(name, _settings(wildcards, stage))
 
 
 @functools.cache
-def _code(name, targets):
-    modules = imported_modules(
-        [Path(workflow.basedir, f"workflow_scripts/{name}.py")], targets, PACKAGE
-    )
-    files = (
-        module_file(module, PACKAGE) for module in modules if module not in NO_NUMBERS
-    )
+def _code(name, settings):
+    files = deciding_code(Path(workflow.basedir, f"workflow_scripts/{name}.py"), settings, PACKAGE)
     return [source(file.relative_to(workflow.basedir)) for file in files]
 
 
-def _targets(wildcards, stage):
-    if stage is None:
-        return ()
-    text = CATALOGUE.stage_text(wildcards.experiment, stage)
-    return tuple(sorted(set(re.findall(r"_target_: (coread\S+)", text))))
+def _settings(wildcards, stage):
+    if stage == "data":
+        return CATALOGUE.reader_text(wildcards.dataset)
+    return "" if stage is None else CATALOGUE.stage_text(wildcards.experiment, stage)
 
 
 # ---------------------------------------------------------------------------------------------------------------- paths
@@ -75,16 +66,11 @@ def _targets(wildcards, stage):
 
 def dataset_files(suffix):
     """Input function: one file per session of the dataset of an experiment."""
-    return lambda wildcards: _dataset_files(
-        CATALOGUE.dataset(wildcards.experiment), suffix
-    )
+    return lambda wildcards: _dataset_files(CATALOGUE.dataset(wildcards.experiment), suffix)
 
 
 def _dataset_files(dataset, suffix):
-    return [
-        f"results/data/{dataset}/{session}.{suffix}"
-        for session in CATALOGUE.sessions(dataset)
-    ]
+    return [f"results/data/{dataset}/{session}.{suffix}" for session in CATALOGUE.sessions(dataset)]
 
 
 def shared_stimuli(wildcards):
@@ -98,10 +84,7 @@ def member_files(name):
 
 
 def _member_files(experiment, name):
-    return [
-        f"results/{experiment}/fold{fold}/seed{seed}/{name}"
-        for fold, seed in CATALOGUE.members(experiment)
-    ]
+    return [f"results/{experiment}/fold{fold}/seed{seed}/{name}" for fold, seed in CATALOGUE.members(experiment)]
 
 
 def analysis_files(analysis, suffix):
@@ -124,20 +107,14 @@ def collect_data(suffix):
     """Input function: one file per recording of the experiments that are built."""
     return lambda wildcards: [
         path
-        for dataset in dict.fromkeys(
-            CATALOGUE.dataset(experiment) for experiment in CATALOGUE.experiments
-        )
+        for dataset in dict.fromkeys(CATALOGUE.dataset(experiment) for experiment in CATALOGUE.experiments)
         for path in _dataset_files(dataset, suffix)
     ]
 
 
 def collect_members(name):
     """Input function: one file per member of the experiments that are built."""
-    return lambda wildcards: [
-        path
-        for experiment in CATALOGUE.experiments
-        for path in _member_files(experiment, name)
-    ]
+    return lambda wildcards: [path for experiment in CATALOGUE.experiments for path in _member_files(experiment, name)]
 
 
 def collect_experiments(name):
@@ -157,12 +134,7 @@ def collect_insilico(wildcards):
 
 def collect_configs(wildcards):
     """The settings of every stage that the report shows."""
-    return [
-        path
-        for stage in STAGES
-        if stage != "data"
-        for path in _experiment_files(f"config/{stage}.yaml")
-    ]
+    return [path for stage in STAGES if stage != "data" for path in _experiment_files(f"config/{stage}.yaml")]
 
 
 def report_files(wildcards):

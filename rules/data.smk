@@ -13,9 +13,7 @@ rule write_config:
     log:
         "logs/write_config/{experiment}/{stage}.log",
     params:
-        text=lambda wildcards: CATALOGUE.stage_text(
-            wildcards.experiment, wildcards.stage
-        ),
+        text=lambda wildcards: CATALOGUE.stage_text(wildcards.experiment, wildcards.stage),
     shell:
         "printf %s {params.text:q} > {output}.part 2> {log} && mv {output}.part {output} 2>> {log}"
 
@@ -36,7 +34,7 @@ rule build_stimuli:
     input:
         script=source("workflow_scripts/build_stimuli.py"),
         config="results/data/{dataset}/config.yaml",
-        code=code_of("build_stimuli"),
+        code=code_of("build_stimuli", "data"),
     output:
         stimuli="results/data/{dataset}/stimuli.h5",
         digest="results/data/{dataset}/stimuli.sha256",
@@ -61,7 +59,7 @@ rule build_recording:
         config="results/data/{dataset}/config.yaml",
         stimuli=ancient("results/data/{dataset}/stimuli.h5"),
         stimuli_digest="results/data/{dataset}/stimuli.sha256",
-        code=code_of("build_recording"),
+        code=code_of("build_recording", "data"),
     output:
         recording="results/data/{dataset}/{session}.h5",
         digest="results/data/{dataset}/{session}.sha256",
@@ -76,9 +74,7 @@ rule build_recording:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
-        source=lambda wildcards: CATALOGUE.source_digest(
-            wildcards.dataset, wildcards.session
-        ),
+        source=lambda wildcards: CATALOGUE.source_digest(wildcards.dataset, wildcards.session),
     shell:
         'python {input.script} --config {input.config} --data-dirs "$COREAD_DATA_DIRS" --session {wildcards.session} '
         "--stimuli {input.stimuli} --output {output.recording} > {log} 2>&1"

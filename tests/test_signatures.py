@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coread.signatures import constructor_arguments, imported_modules, module_file
+from coread.signatures import constructor_arguments, imported_modules, module_constant, module_file
 
 FILES = {
     "__init__.py": '"""Nothing, but pack.never is mentioned."""\n',
@@ -20,7 +20,7 @@ FILES = {
         "@dataclass\nclass Record:\n    name: str\n    size: int = 3\n"
         "def lazy():\n    '''Mentions pack.never.'''\n    from pack import late\n"
     ),
-    "late.py": "READERS = {'a': 'pack.readers.one:read'}\n",
+    "late.py": "READERS = {'a': 'pack.readers.one'}\n",
     "readers/__init__.py": "",
     "readers/one.py": "",
     "readers/two.py": "",
@@ -53,7 +53,7 @@ def test_constructor_arguments(package: Path, target: str, expected: set | None)
     assert found == (None if expected is None else frozenset(expected))
 
 
-def test_imports_are_followed_through_functions_packages_and_registries(package: Path) -> None:
+def test_imports_are_followed_through_functions_and_packages(package: Path) -> None:
     script = package.parent / "script.py"
     script.write_text("import os\nfrom pack.parts.leaf import Record\n")
     found = imported_modules([script], (), package)
@@ -63,10 +63,14 @@ def test_imports_are_followed_through_functions_packages_and_registries(package:
         "pack.parts",
         "pack.parts.leaf",
         "pack.plain",
-        "pack.readers",
-        "pack.readers.one",
     ]
     assert [module_file(module, package).name for module in found[:2]] == ["__init__.py", "late.py"]
+
+
+def test_a_registry_is_read_without_importing_it(package: Path) -> None:
+    assert module_constant("pack.late", "READERS", package) == {"a": "pack.readers.one"}
+    with pytest.raises(KeyError, match=r"pack.late has no literal WRITERS"):
+        module_constant("pack.late", "WRITERS", package)
 
 
 def test_classes_named_in_a_config_count_as_imports(package: Path) -> None:

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import yaml
-from coread.data_io.sources import build_recording, source_files
 
+from coread.data_io.sources import build_recording, source_files
 from coread.failure import reported_errors
 from coread.provenance import describe_sources, write_text
 from coread.recording import read_stimuli, write_recording

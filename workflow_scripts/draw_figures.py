@@ -1,19 +1,16 @@
 """Draw the figures of one experiment, each as PNG and PDF with its caption."""
 
 import argparse
-import os
 from pathlib import Path
 
 import pandas as pd
-from coread.eval.scores import read_scores
-from coread.plotting import write_figures
 
 from coread.eval.predictions import read_predictions
+from coread.eval.scores import read_scores
 from coread.failure import reported_errors
 from coread.insilico.receptive_fields import read_receptive_fields
+from coread.plotting import write_figures
 from coread.recording import read_recordings
-
-os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 import yaml
-from coread.eval.scores import score_experiment
 
 from coread.eval.predictions import read_predictions
+from coread.eval.scores import score_experiment
 from coread.failure import reported_errors
 from coread.provenance import write_text
 from coread.recording import read_recordings

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from coread.failure import reported_errors
 from coread.provenance import combined_digest, write_digest, write_text
 from coread.recording import read_recordings
+from coread.signatures import deciding_code
 from coread.training import train
 
 
@@ -21,7 +22,6 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="settings of the train stage")
     parser.add_argument("--recordings", type=Path, nargs="+", required=True)
     parser.add_argument("--digests", type=Path, nargs="+", required=True, help="digests of the recordings' contents")
-    parser.add_argument("--code", type=Path, nargs="+", required=True, help="modules that decide the weights")
     parser.add_argument("--fold", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--log-dir", type=Path, required=True, help="TensorBoard and CSV logs")
@@ -30,11 +30,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     # outputs are deleted before a retry, so what resumes lies beside them, named by everything that decides the weights
-    decisive = [arguments.config, *arguments.digests, *arguments.code]
-    digest = combined_digest(decisive, torch.__version__, arguments.fold, arguments.seed)
+    settings = arguments.config.read_text()
+    deciding = [arguments.config, *arguments.digests, Path(__file__), *deciding_code(Path(__file__), settings)]
+    digest = combined_digest(deciding, torch.__version__, arguments.fold, arguments.seed)
     work = arguments.output.parent / ".work"
     member = train(
-        yaml.safe_load(arguments.config.read_text()),
+        yaml.safe_load(settings),
         read_recordings(arguments.recordings),
         arguments.fold,
         arguments.seed,

@@ -2,14 +2,10 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 
-from coread.report import write_report
-
 from coread.failure import reported_errors
-
-os.environ.setdefault("MPLBACKEND", "Agg")
+from coread.report import write_report
 
 
 def main() -> None:

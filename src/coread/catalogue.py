@@ -13,6 +13,7 @@ from typing import Any
 
 from coread.config import ConfigError, canonical_text, closest, experiment_slice, stage_text
 from coread.provenance import sources_digest
+from coread.signatures import module_constant
 
 RESERVED = ("data", "tables", "stimuli", "config")  # folders and files of results/ that are no experiment or session
 Member = tuple[int, int]  # fold, seed
@@ -54,6 +55,14 @@ class Catalogue:
     def data_text(self, dataset: str) -> str:
         """Return the canonical text of a dataset's settings."""
         return canonical_text(self._data_config(self._experiment_on(dataset)))
+
+    def reader_text(self, dataset: str) -> str:
+        """Return which module reads a dataset, written as a setting; raises ConfigError for an unknown reader."""
+        readers = module_constant("coread.data_io.sources", "READERS")
+        reader = self._data_config(self._experiment_on(dataset)).get("reader")
+        if reader not in readers:
+            raise ConfigError(f"dataset {dataset!r}: unknown reader {reader!r}{closest(str(reader), readers)}")
+        return f"_target_: {readers[reader]}"
 
     def data_dir(self, dataset: str) -> Path | None:
         """Return the folder a local dataset is read from, None if none was named."""

@@ -168,8 +168,7 @@ def _check_group_keys(config: DictConfig, directory: Path, experiment: str) -> N
         listing = directory / group / "default.yaml"
         if not listing.is_file() or config.get(group) is None or "_target_" in config[group]:
             continue
-        composed = OmegaConf.to_container(config[group], resolve=False)
-        assert isinstance(composed, dict)
+        composed: Any = OmegaConf.to_container(config[group], resolve=False)
         known = {key: value for key, value in _read_yaml(listing).items() if key != "defaults"}
         for keys, key, siblings in _unknown_keys(composed, known):
             raise ConfigError(

@@ -15,6 +15,13 @@ def reported_errors() -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        sentence = str(error) if isinstance(error, ValueError | OSError) and str(error) else repr(error)
-        print(f"error: {sentence}\n\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        print(f"error: {_sentence(error)}\n\n{traceback.format_exc()}", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def _sentence(error: BaseException) -> str:
+    # what was wrong with the input stands in the first ValueError or OSError; Hydra wraps it in an error of its own
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, ValueError | OSError) and str(cause)):
+        cause = cause.__cause__
+    return repr(error) if cause is None else str(cause)

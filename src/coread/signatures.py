@@ -9,8 +9,20 @@ import functools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
+# what scripts import although no number depends on it: an edit there must not re-run a stage
+NO_NUMBERS = frozenset({"coread", "coread.config", "coread.failure", "coread.provenance", "coread.signatures"})
+
+
+def deciding_code(script: Path, settings: str, package: Path = PACKAGE) -> list[Path]:
+    """Return the modules of this package that decide a script's numbers, given the text of its settings.
+
+    These are the modules it imports, directly or not, and those of the classes that `_target_` in the settings names.
+    """
+    modules = imported_modules([script], sorted(set(re.findall(r"_target_: (\S+)", settings))), package)
+    return [file for name in modules if name not in NO_NUMBERS and (file := module_file(name, package)) is not None]
 
 
 def constructor_arguments(target: str, package: Path = PACKAGE) -> frozenset[str] | None:
@@ -60,7 +72,7 @@ def _names(arguments: ast.arguments) -> frozenset[str] | None:
 def imported_modules(entries: Iterable[Path], targets: Iterable[str] = (), package: Path = PACKAGE) -> list[str]:
     """Return the sorted modules of this package that the files, and the classes named by `targets`, depend on.
 
-    Imports inside functions and module names in string constants (registries) count; type-checking imports do not.
+    Imports inside functions count, those for type checking do not.
     """
     found: set[str] = set()
     queue = [module for entry in entries for module in _direct_imports(entry, package)]
@@ -72,6 +84,16 @@ def imported_modules(entries: Iterable[Path], targets: Iterable[str] = (), packa
             found.add(module)
             queue.extend(_direct_imports(path, package))
     return sorted(found)
+
+
+def module_constant(module: str, name: str, package: Path = PACKAGE) -> Any:
+    """Return a constant of a module that is written as a literal (a registry); raises KeyError if there is none."""
+    path = module_file(module, package)
+    for node in _tree(path).body if path is not None else []:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return ast.literal_eval(node.value)  # type: ignore[attr-defined]
+    raise KeyError(f"{module} has no literal {name}")
 
 
 def module_file(module: str, package: Path = PACKAGE) -> Path | None:
@@ -87,25 +109,21 @@ def module_file(module: str, package: Path = PACKAGE) -> Path | None:
 
 @functools.cache
 def _direct_imports(path: Path, package: Path) -> frozenset[str]:
-    return frozenset(module for name in _mentioned(_tree(path), package.name) for module in _resolve(name, package))
+    return frozenset(module for name in _imported_names(_tree(path)) for module in _resolve(name, package))
 
 
-def _mentioned(tree: ast.Module, package: str) -> Iterator[str]:
-    """Yield dotted names of this package that are imported or stand in a string constant."""
+def _imported_names(tree: ast.Module) -> Iterator[str]:
+    """Yield the dotted names that are imported."""
     todo: list[ast.AST] = [tree]
     while todo:
         node = todo.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             todo.extend(node.orelse)
             continue
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue  # a docstring may mention anything
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield from re.findall(rf"\b{package}(?:\.\w+)+", node.value)
         todo.extend(ast.iter_child_nodes(node))
 
 
