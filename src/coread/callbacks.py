@@ -108,7 +108,7 @@ class SaveLast(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write beside, then rename."""
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(temporary, weights_only=False)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # a node that crashes after the rename must not leave an empty file behind
         temporary.replace(self.path)

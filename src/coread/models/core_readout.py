@@ -138,10 +138,12 @@ class UnifiedCoreReadout(BaseCoreReadout):
     ) -> None:
         core_config, readout_config = _plain(core), _plain(readout)
         channels = (int(in_shape[0]), *(int(c) for c in hidden_channels or ()))
-        core_module = hydra.utils.instantiate(core_config, channels=channels, n_neurons_dict=dict(n_neurons_dict))
+        # partial first: Hydra would turn what is passed through it into its own containers
+        make_core = hydra.utils.instantiate(core_config, _partial_=True)
+        make_readout = hydra.utils.instantiate(readout_config, _partial_=True)
+        core_module = make_core(channels=channels, n_neurons_dict=dict(n_neurons_dict))
         info = dict(data_info or {})
-        readout_module = hydra.utils.instantiate(
-            readout_config,
+        readout_module = make_readout(
             in_shape=core_output_shape(core_module, in_shape),
             n_neurons_dict=dict(n_neurons_dict),
             mean_activity_dict=info.get("mean_activity_dict"),

@@ -86,15 +86,15 @@ def load_member(path: Path, device: torch.device | str = "cpu") -> Member:
 
 def build_model(config: Mapping[str, Any], data_info: Mapping[str, Any]) -> BaseCoreReadout:
     """Build the untrained model of a train slice for sessions of the given sizes."""
-    config = OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)  # type: ignore[assignment]
+    plain: Any = OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
     channels, height, width = data_info["input_shape"]
-    return hydra.utils.instantiate(
-        config["model"],
-        in_shape=(channels, config["dataloader"]["window_length"], height, width),
+    # partial first: Hydra would turn what is passed through it into its own containers
+    make_model = hydra.utils.instantiate(plain["model"], _recursive_=False, _partial_=True)
+    return make_model(
+        in_shape=(channels, plain["dataloader"]["window_length"], height, width),
         n_neurons_dict=dict(data_info["n_neurons_dict"]),
         data_info=dict(data_info),
-        loss=hydra.utils.instantiate(config["loss"]),
-        optimizer=hydra.utils.instantiate(config["optimizer"]),
-        lr_scheduler=hydra.utils.instantiate(config["lr_scheduler"]),
-        _recursive_=False,
+        loss=hydra.utils.instantiate(plain["loss"]),
+        optimizer=hydra.utils.instantiate(plain["optimizer"]),
+        lr_scheduler=hydra.utils.instantiate(plain["lr_scheduler"]),
     )

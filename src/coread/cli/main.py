@@ -1,0 +1,33 @@
+"""`coread <command>`: dispatch to the commands, importing only the one that runs."""
+
+import importlib
+import sys
+
+from coread import __version__
+
+COMMANDS = {
+    "train": ("coread.cli.train", "train one member from a Hydra config (--config-name NAME key=value ...)"),
+    "create-data": ("coread.cli.create_data", "write the tutorial's synthetic HDF5 data set into a folder"),
+    "evaluate": ("coread.cli.evaluate", "score trained members on the recordings of their experiment"),
+}
+
+
+def usage() -> str:
+    """Return the overview that `coread --help` prints."""
+    lines = [f"  {name:12} {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(["usage: coread <command> ...", "", "commands:", *lines, "", "coread <command> --help tells more"])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command; exits with status 2 for an unknown one."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+    elif arguments[0] == "--version":
+        print(__version__)
+    elif arguments[0] in COMMANDS:
+        module, _ = COMMANDS[arguments[0]]
+        importlib.import_module(module).main(arguments[1:])
+    else:
+        print(f"coread: unknown command {arguments[0]!r}\n\n{usage()}", file=sys.stderr)
+        sys.exit(2)
