@@ -1,0 +1,292 @@
+"""Scores of every neuron with every member and with their ensemble, as one tidy table."""
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from coread.data_io.dataloader import read_rows
+from coread.data_io.splits import TEST, VALIDATION
+from coread.eval.metrics import (
+    bootstrap_repeats,
+    correlation_to_average,
+    explainable_vs_total_var,
+    feve,
+    noise_ceiling,
+    normalized_correlation,
+    poisson_loss_numpy,
+    single_trial_correlation,
+)
+from coread.eval.oracles import oracle_corr_jackknife
+from coread.eval.predictions import MemberPredictions, SessionPrediction
+from coread.eval.repeats import align_repeats, gather_repeats
+from coread.provenance import write_text
+from coread.recording import Recording
+
+ENSEMBLE, DATA = "ensemble", "data"  # predictors that are no member; `data`: scores that need no model
+COLUMNS = [
+    "experiment",
+    "dataset",
+    "session",
+    "neuron",
+    "unit_id",
+    "cell_type",
+    "stimulus",
+    "tier",
+    "predictor",
+    "metric",
+    "value",
+    "n_bins",
+    "n_repeats",
+    "included",
+    "ci_low",
+    "ci_high",
+]
+SORT = ["dataset", "session", "stimulus", "tier", "predictor", "metric", "neuron"]
+
+PerNeuron = Float[np.ndarray, "neuron"]
+Values = dict[tuple[str, str], tuple[PerNeuron, PerNeuron, PerNeuron]]  # (predictor, metric) -> value, CI low, high
+
+
+class ScoreError(ValueError):
+    """Predictions do not belong to the recordings or to each other; the message names the session."""
+
+
+def score_experiment(
+    recordings: Sequence[Recording], predictions: Sequence[MemberPredictions], config: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Return one row per neuron, test stimulus (and "validation"), predictor and metric.
+
+    Predictors are the members by name, `ensemble` (mean prediction of all members) and `data`. Test stimuli: every
+    stimulus of the tiers test and final_test, over the bins that are valid, not withheld and have the model's lag of
+    predecessors. Validation: a member is scored on its own validation bins, the ensemble on all bins that are
+    validation bins of at least one member, predicted by only those members. `included` is false for neurons whose
+    explainable variance on the test stimulus (for validation: on all of them) is below the threshold of `config`, the
+    `evaluation` node. Intervals are over repeats. Raises ScoreError.
+    """
+    if not predictions:
+        raise ScoreError("there are no predictions to score")
+    parts = [
+        table.assign(experiment=predictions[0].experiment)
+        for recording in recordings
+        for table in _score_session(recording, predictions, config)
+    ]
+    scores = pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
+    return scores.sort_values(SORT, kind="stable", ignore_index=True)
+
+
+def write_scores(scores: pd.DataFrame, path: Path) -> None:
+    """Write scores as CSV with every digit, atomically."""
+    write_text(path, scores.to_csv(index=False, lineterminator="\n"))
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """Read scores; identifiers stay text. Raises ScoreError that names the file."""
+    text = ["experiment", "dataset", "session", "unit_id", "cell_type", "stimulus", "tier", "predictor", "metric"]
+    try:
+        scores = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(text, str),
+            keep_default_na=False,
+            na_values={"value": [""], "ci_low": [""], "ci_high": [""]},
+        )
+    except (OSError, ValueError) as error:
+        raise ScoreError(f"{path}: not a readable table of scores ({error})") from error
+    if list(scores.columns) != COLUMNS:
+        raise ScoreError(f"{path}: columns are {list(scores.columns)}, expected {COLUMNS}")
+    return scores
+
+
+def _score_session(
+    recording: Recording, predictions: Sequence[MemberPredictions], config: Mapping[str, Any]
+) -> Iterator[pd.DataFrame]:
+    members = session_members(recording, predictions)
+    included_somewhere = np.zeros(recording.n_neurons, bool)
+    tables = tested_rows(recording, members)
+    for stimulus, table in tables.items():
+        responses = gather_repeats(recording.responses, table).astype(np.float64)
+        seed = _seed(config, recording.session, stimulus)
+        values, included = _test_scores(responses, predict_rows(members, table), config, seed)
+        included_somewhere |= included
+        tier = str(recording.bin_column("tier")[table.max(axis=1)[0]])
+        yield _frame(recording, values, stimulus, tier, responses.shape[0], responses.shape[1], included)
+    if not tables:
+        included_somewhere[:] = True
+    yield from _validation_scores(recording, members, included_somewhere)
+
+
+def session_members(recording: Recording, predictions: Sequence[MemberPredictions]) -> dict[str, SessionPrediction]:
+    """Return what each member predicts for one session, by name; raises ScoreError for what does not fit."""
+    members: dict[str, SessionPrediction] = {}
+    for member in predictions:
+        if member.name in members:
+            raise ScoreError(f"session {recording.session!r}: two members are called {member.name}")
+        if recording.session not in member.sessions:
+            known = sorted(member.sessions)
+            raise ScoreError(f"{member.name} has no predictions of session {recording.session!r}, only {known}")
+        members[member.name] = member.sessions[recording.session]
+        found = members[member.name].prediction.shape
+        if found != tuple(recording.responses.shape):
+            raise ScoreError(
+                f"session {recording.session!r}: {member.name} predicts (bin, neuron) {found}, "
+                f"the recording has {tuple(recording.responses.shape)}"
+            )
+    return members
+
+
+def tested_rows(
+    recording: Recording, members: Mapping[str, SessionPrediction]
+) -> dict[str, Int[np.ndarray, "row repeat"]]:
+    """Return the bins of every test stimulus, repeats side by side, that all members predict."""
+    tested = np.all([member.label == TEST for member in members.values()], axis=0) & recording.valid
+    return align_repeats(recording, tested)
+
+
+def predict_rows(
+    members: Mapping[str, SessionPrediction], table: Int[np.ndarray, "row repeat"]
+) -> dict[str, Float[np.ndarray, "row neuron"]]:
+    """Return the prediction of every member and of the ensemble, their mean, for each row."""
+    shown = table.max(axis=1)  # any bin of a row: its repeats share their prediction
+    of_row = {name: member.prediction[shown].astype(np.float64) for name, member in members.items()}
+    return of_row | {ENSEMBLE: np.mean(list(of_row.values()), axis=0)}
+
+
+def _seed(config: Mapping[str, Any], *names: str) -> list[int]:
+    """Return a seed of its own for each session and stimulus, so that adding one changes no other's interval."""
+    return [int(config["bootstrap"]["seed"]), *(zlib.crc32(name.encode()) for name in names)]
+
+
+def _test_scores(
+    responses: Float[np.ndarray, "row repeat neuron"],
+    predictions: Mapping[str, Float[np.ndarray, "row neuron"]],
+    config: Mapping[str, Any],
+    seed: Sequence[int],
+) -> tuple[Values, Bool[np.ndarray, "neuron"]]:
+    varies = np.nanvar(responses, axis=(0, 1)) > 0
+    explainable = np.where(varies, explainable_vs_total_var(responses)[0], np.nan)
+    ceiling = noise_ceiling(responses)
+    values = {
+        (DATA, "explainable_variance"): explainable,
+        (DATA, "noise_ceiling"): ceiling,
+        (DATA, "jackknife_oracle"): oracle_corr_jackknife(responses)[0],
+    }
+    intervals: dict[tuple[str, str], Float[np.ndarray, "2 neuron"]] = {}
+    for name, prediction in predictions.items():
+        values |= _model_scores(name, responses, prediction, ceiling)
+        intervals |= _intervals(name, responses, prediction, config["bootstrap"], seed)
+    # without repeats the explainable variance is unknown, and nothing speaks against a neuron that varies
+    included = varies & ~(explainable < float(config["explainable_variance_threshold"]))
+    nothing = np.full((2, len(included)), np.nan)
+    return {key: (value, *intervals.get(key, nothing)) for key, value in values.items()}, included
+
+
+def _model_scores(
+    name: str,
+    responses: Float[np.ndarray, "row repeat neuron"],
+    prediction: Float[np.ndarray, "row neuron"],
+    ceiling: PerNeuron,
+) -> dict[tuple[str, str], PerNeuron]:
+    to_average = correlation_to_average(responses, prediction)
+    scores = {
+        "single_trial_correlation": single_trial_correlation(responses, prediction),
+        "correlation_to_average": to_average,
+        "normalized_correlation": normalized_correlation(responses, prediction),
+        "fraction_of_ceiling": to_average / ceiling,
+        "feve": feve(responses, prediction),
+    }
+    return {(name, metric): value for metric, value in scores.items()} | _poisson_loss(name, responses, prediction)
+
+
+def _intervals(
+    name: str,
+    responses: Float[np.ndarray, "row repeat neuron"],
+    prediction: Float[np.ndarray, "row neuron"],
+    bootstrap: Mapping[str, Any],
+    seed: Sequence[int],
+) -> dict[tuple[str, str], Float[np.ndarray, "2 neuron"]]:
+    """Return intervals over repeats, from the same resamples for every predictor; two repeats are too few."""
+    if not bootstrap["n"] or responses.shape[1] < 3:
+        return {}
+    rng = np.random.default_rng(seed)
+    found = bootstrap_repeats(responses, prediction, int(bootstrap["n"]), rng, float(bootstrap["level"]))
+    found["fraction_of_ceiling"] = found["normalized_correlation"]
+    data = ("noise_ceiling", "explainable_variance")
+    return {(DATA if metric in data else name, metric): interval for metric, interval in found.items()}
+
+
+def _poisson_loss(
+    name: str, responses: Float[np.ndarray, "row repeat neuron"], prediction: Float[np.ndarray, "row neuron"]
+) -> dict[tuple[str, str], PerNeuron]:
+    """Return the loss of counts or rates; responses that can be negative have none."""
+    if np.nanmin(responses) < 0:
+        return {}
+    # an identity output may undershoot zero, where the loss is not defined
+    rate = np.maximum(prediction, 0.0)[:, None]
+    return {(name, "poisson_loss"): poisson_loss_numpy(responses, rate, mean_axis=(0, 1))}
+
+
+def _validation_scores(
+    recording: Recording, members: Mapping[str, SessionPrediction], included: Bool[np.ndarray, "neuron"]
+) -> Iterator[pd.DataFrame]:
+    held_out = {name: (member.label == VALIDATION) & recording.valid for name, member in members.items()}
+    held_out[ENSEMBLE] = np.any(list(held_out.values()), axis=0)
+    for name, bins in held_out.items():
+        rows = np.flatnonzero(bins)
+        if not len(rows):
+            continue
+        responses = np.asarray(read_rows(recording.responses, rows), np.float64)[:, None]
+        prediction = (
+            _honest_mean(members.values(), rows)
+            if name == ENSEMBLE
+            else members[name].prediction[rows].astype(np.float64)
+        )
+        values = {(name, "single_trial_correlation"): single_trial_correlation(responses, prediction)}
+        values |= _poisson_loss(name, responses, prediction)
+        nothing = np.full(recording.n_neurons, np.nan)
+        without_interval: Values = {key: (value, nothing, nothing) for key, value in values.items()}
+        yield _frame(recording, without_interval, "validation", "validation", len(rows), 1, included)
+
+
+def _honest_mean(members: Iterable[SessionPrediction], rows: Int[np.ndarray, "row"]) -> Float[np.ndarray, "row neuron"]:
+    """Average over the members for which a bin is a validation bin: those that were not trained on it."""
+    total, count = np.zeros(1), np.zeros((len(rows), 1))
+    for member in members:
+        own = (member.label[rows] == VALIDATION)[:, None]
+        total = total + np.where(own, member.prediction[rows].astype(np.float64), 0.0)
+        count += own
+    return total / count
+
+
+def _frame(
+    recording: Recording,
+    values: Values,
+    stimulus: str,
+    tier: str,
+    n_bins: int,
+    n_repeats: int,
+    included: Bool[np.ndarray, "neuron"],
+) -> pd.DataFrame:
+    columns = {
+        "neuron": np.arange(recording.n_neurons),
+        "unit_id": recording.neurons["unit_id"].astype(str).to_numpy(),
+        "cell_type": recording.neurons["cell_type"].astype(str).to_numpy() if "cell_type" in recording.neurons else "",
+        "included": included,
+    }
+    tables = [
+        pd.DataFrame(
+            columns | {"predictor": predictor, "metric": metric, "value": value, "ci_low": low, "ci_high": high}
+        )
+        for (predictor, metric), (value, low, high) in values.items()
+    ]
+    return pd.concat(tables, ignore_index=True).assign(
+        dataset=recording.dataset,
+        session=recording.session,
+        stimulus=stimulus,
+        tier=tier,
+        n_bins=n_bins,
+        n_repeats=n_repeats,
+    )

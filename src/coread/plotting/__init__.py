@@ -1,0 +1,54 @@
+"""Figures of one experiment: legible on a printed page, in colours that colour-blind readers can tell apart."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from coread.eval.predictions import MemberPredictions
+from coread.insilico.receptive_fields import ReceptiveFields
+from coread.plotting.fields import draw_receptive_fields, draw_truth_cosine
+from coread.plotting.scores import draw_learning_curves, draw_score_distribution
+from coread.plotting.style import Drawing, paper_style, save_drawing
+from coread.plotting.traces import draw_traces
+from coread.recording import Recording
+
+__all__ = [
+    "Drawing",
+    "draw_learning_curves",
+    "draw_receptive_fields",
+    "draw_score_distribution",
+    "draw_traces",
+    "draw_truth_cosine",
+    "paper_style",
+    "save_drawing",
+    "write_figures",
+]
+
+
+def write_figures(
+    out_dir: Path,
+    *,
+    scores: pd.DataFrame,
+    histories: Mapping[str, pd.DataFrame],
+    recordings: Sequence[Recording],
+    predictions: Sequence[MemberPredictions],
+    fields: Mapping[str, ReceptiveFields] | None,
+) -> list[Path]:
+    """Draw all figures that the results allow, each as PNG and PDF with its caption as TXT; return PNGs and PDFs.
+
+    score_distribution, learning_curves, traces; receptive_fields where there are any; truth_cosine where they have a
+    known truth.
+    """
+    drawings = {
+        "score_distribution": draw_score_distribution(scores),
+        "learning_curves": draw_learning_curves(histories),
+        "traces": draw_traces(recordings, predictions, scores),
+        "receptive_fields": draw_receptive_fields(fields) if fields else None,
+        "truth_cosine": draw_truth_cosine(fields) if fields else None,
+    }
+    written = []
+    for name, drawing in drawings.items():
+        if drawing is not None:
+            written += save_drawing(drawing, out_dir / name)
+    return written

@@ -1,0 +1,143 @@
+"""Figures of receptive fields."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+
+from coread.insilico.receptive_fields import ReceptiveFields
+from coread.plotting.style import COLORS, FULL_WIDTH_IN, GREY, Drawing, paper_style, strip
+
+N_COLUMNS, MAX_NEURONS = 6, 36
+ELLIPSE_SIGMA = 1.5
+
+
+class _Chosen(NamedTuple):
+    session: str
+    neuron: int
+
+
+def draw_receptive_fields(fields: Mapping[str, ReceptiveFields]) -> Drawing:
+    """Draw a gallery: spatial part, fitted ellipse and time course of at most MAX_NEURONS neurons of all sessions."""
+    chosen = _choose(fields)
+    n_rows = -(-len(chosen) // N_COLUMNS)
+    with paper_style():
+        figure = Figure(figsize=(FULL_WIDTH_IN, 0.35 + 1.25 * n_rows), layout="constrained")
+        grid = figure.subplots(n_rows, 2 * N_COLUMNS, squeeze=False, width_ratios=[1.25, 1] * N_COLUMNS)
+        for axes in grid.flat:
+            axes.axis("off")
+        for index, (session, neuron) in enumerate(chosen):
+            row, column = divmod(index, N_COLUMNS)
+            field = fields[session]
+            _draw_spatial(grid[row, 2 * column], field, neuron, scale_bar=index == 0)
+            _draw_temporal(grid[row, 2 * column + 1], field, neuron, labelled=index == 0)
+    n_neurons = sum(len(field.table) for field in fields.values())
+    selection = "all" if len(chosen) == n_neurons else f"{len(chosen)} evenly chosen of"
+    first = next(iter(fields.values()))
+    unit = "µm" if first.pixel_um is not None else "px"
+    diameter = np.concatenate([field.table[f"diameter_{unit.replace('µ', 'u')}"] for field in fields.values()])
+    consistency = np.concatenate([field.table["member_consistency"] for field in fields.values()])
+    caption = (
+        f"Receptive fields of {selection} {n_neurons} model neurons in {len(fields)} sessions: gradient of the "
+        "response with respect to the stimulus, averaged over members, split into a spatial part (red: same sign as "
+        f"the centre; scaled to its peak; ellipse: {ELLIPSE_SIGMA} standard deviations of the fitted Gaussian) and a "
+        f"time course (dots: bins, oldest left, the current bin right; up: brighter raises the response). Median "
+        f"diameter {np.nanmedian(diameter):.3g} {unit}"
+        + (
+            f"; median cosine between members {np.nanmedian(consistency):.3f}."
+            if np.isfinite(consistency).any()
+            else "."
+        )
+    )
+    return Drawing(figure, caption)
+
+
+def _choose(fields: Mapping[str, ReceptiveFields]) -> Sequence[_Chosen]:
+    """Choose neurons evenly along (session, cell type, polarity)."""
+    everything = pd.concat([field.table.assign(session=session) for session, field in fields.items()])
+    order = [column for column in ("session", "cell_type", "polarity", "neuron") if column in everything]
+    everything = everything.sort_values(order, kind="stable")
+    rows = np.unique(np.linspace(0, len(everything) - 1, min(MAX_NEURONS, len(everything))).round().astype(int))
+    chosen = everything.iloc[rows]
+    return [_Chosen(str(s), int(n)) for s, n in zip(chosen["session"], chosen["neuron"], strict=True)]
+
+
+def _draw_spatial(axes: Axes, field: ReceptiveFields, neuron: int, *, scale_bar: bool) -> None:
+    image = field.spatial[neuron, field.channel[neuron]]
+    limit = float(np.abs(image).max()) or 1.0
+    axes.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    row = field.table.iloc[neuron]
+    size = 2 * ELLIPSE_SIGMA * row[["sigma_major_px", "sigma_minor_px"]].to_numpy(float)
+    if row["gaussian_converged"]:
+        center = (row["center_x_px"], row["center_y_px"])
+        ellipse = Ellipse(center, size[0], size[1], angle=np.rad2deg(row["angle_rad"]))
+        ellipse.set(fill=False, edgecolor="black", linewidth=0.7)
+        axes.add_patch(ellipse)
+    sign = {1: "ON", -1: "OFF"}.get(int(row["polarity"]), "")
+    axes.set_title(f"{row.get('unit_id', neuron)}  {sign}", fontsize=5.5, pad=2)
+    axes.set_xlim(-0.5, image.shape[1] - 0.5)
+    axes.set_ylim(image.shape[0] - 0.5, -0.5)
+    if scale_bar:
+        _draw_scale_bar(axes, image.shape, field.pixel_um)
+
+
+def _draw_scale_bar(axes: Axes, shape: tuple[int, ...], pixel_um: float | None) -> None:
+    """Draw a bar of a round length of about a third of the image below it."""
+    target = shape[1] / 3 * (pixel_um or 1.0)
+    round_lengths = np.array([m * 10.0**e for e in range(-1, 5) for m in (1, 2, 5)])
+    length = round_lengths[np.abs(np.log(round_lengths / target)).argmin()]
+    y = shape[0] - 0.5 + 0.07 * shape[0]
+    pixels = length / (pixel_um or 1.0)
+    axes.plot([-0.5, -0.5 + pixels], [y, y], color="black", linewidth=1.5, clip_on=False, solid_capstyle="butt")
+    unit = "µm" if pixel_um is not None else "px"
+    axes.text(-0.5 + pixels / 2, y + 0.05 * shape[0], f"{length:g} {unit}", ha="center", va="top", fontsize=5.5)
+
+
+def _draw_temporal(axes: Axes, field: ReceptiveFields, neuron: int, *, labelled: bool) -> None:
+    course = field.temporal[neuron, field.channel[neuron]]
+    course = course / (np.abs(course).max() or 1.0)
+    time_ms = -1000 * field.bin_s * np.arange(len(course))
+    axes.axhline(0, color=GREY, linewidth=0.4)
+    axes.plot(time_ms, course, color=COLORS[0], marker="o", markersize=1.2, linewidth=0.8)
+    axes.set_ylim(-1.15, 1.15)
+    if labelled:
+        axes.axis("on")
+        axes.spines["left"].set_visible(False)
+        axes.set_yticks([])
+        axes.set_xticks([time_ms[-1], 0], [f"{time_ms[-1]:.0f}", "0 ms"], fontsize=5.5)
+
+
+def draw_truth_cosine(fields: Mapping[str, ReceptiveFields]) -> Drawing | None:
+    """Draw how well the receptive fields match the true ones, per cell type; None if there is no truth."""
+    with_truth = [field.table for field in fields.values() if "truth_cosine" in field.table]
+    if not with_truth:
+        return None
+    table = pd.concat(with_truth, ignore_index=True)
+    kind = table["cell_type"].to_numpy(str) if "cell_type" in table else np.full(len(table), "all neurons")
+    names = sorted(set(kind))
+    with paper_style():
+        figure = Figure(figsize=(FULL_WIDTH_IN, 2.3), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
+        for position, name in enumerate(names):
+            color = COLORS[position % (len(COLORS) - 1)]
+            strip(left, position, table["truth_cosine"].to_numpy(float)[kind == name], color)
+            if "truth_distance_px" in table:
+                chosen = kind == name
+                right.scatter(table["truth_distance_px"][chosen], table["truth_cosine"][chosen], s=7, color=color)
+        left.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=30, ha="right")
+        left.set(ylabel="cosine with the true filter")
+        right.set(xlabel="distance from the true centre (px)", ylabel="cosine with the true filter")
+        for axes in (left, right):
+            axes.set_ylim(min(0.0, float(table["truth_cosine"].min()) - 0.03), 1.03)
+    cosine = table["truth_cosine"].to_numpy(float)
+    caption = (
+        f"Estimated against true receptive fields of {np.isfinite(cosine).sum()} simulated neurons: cosine over space "
+        f"and time between the ensemble's gradient and the true linear filter (mean {np.nanmean(cosine):.3f}, "
+        f"{100 * np.nanmean(cosine >= 0.8):.0f} % of neurons at least 0.80); one dot per neuron, lines: median and "
+        "quartiles. Right: against the distance between fitted and true centre."
+    )
+    return Drawing(figure, caption)

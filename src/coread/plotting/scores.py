@@ -1,0 +1,161 @@
+"""Figures of scores and of training."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from coread.eval.scores import DATA, ENSEMBLE
+from coread.plotting.style import (
+    CEILING_COLOR,
+    COLORS,
+    ENSEMBLE_COLOR,
+    FULL_WIDTH_IN,
+    GREY,
+    LIGHT_GREY,
+    Drawing,
+    paper_style,
+    strip,
+)
+
+MAX_MEMBERS_SHOWN = 6
+
+
+def draw_score_distribution(scores: pd.DataFrame) -> Drawing | None:
+    """Draw one row per test stimulus: scores of all predictors, score against ceiling, share of the ceiling.
+
+    None if the experiment has no test stimulus.
+    """
+    tested = scores[scores["tier"] != "validation"]
+    stimuli = list(dict.fromkeys(tested["stimulus"]))
+    if not stimuli:
+        return None
+    with paper_style():
+        figure = Figure(figsize=(FULL_WIDTH_IN, 2.35 * len(stimuli)), layout="constrained")
+        grid = figure.subplots(len(stimuli), 3, squeeze=False, width_ratios=[1.25, 1, 1.25])
+        counts = []
+        for row, stimulus in zip(grid, stimuli, strict=True):
+            wide = _per_neuron(tested[tested["stimulus"] == stimulus])
+            included = wide["included"].to_numpy(bool)
+            _draw_predictors(row[0], wide, included, stimulus)
+            _draw_against_ceiling(row[1], wide, included)
+            _draw_share_of_ceiling(row[2], wide, included)
+            counts.append(f"{stimulus}: n = {included.sum()} neurons, {(~included).sum()} excluded")
+    members = [name for name in dict.fromkeys(tested["predictor"]) if name not in (ENSEMBLE, DATA)]
+    caption = (
+        f"Test scores ({'; '.join(counts)}). Left: correlation of the prediction with the average over repeats for "
+        f"every member ({len(members)}), the ensemble and the noise ceiling (CCmax, Schoppe et al. 2016); one dot per "
+        "neuron, lines: median and quartiles. Middle: ensemble against each neuron's ceiling; bars: 95 % bootstrap "
+        "interval over repeats. Right: share of the ceiling that the ensemble reaches. Open dots: neurons excluded "
+        "for too little explainable variance; they count for no median."
+    )
+    return Drawing(figure, caption)
+
+
+def _per_neuron(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per neuron with a column per (metric, predictor) that the figure shows."""
+    key = ["session", "neuron"]
+    ensemble = scores[(scores["predictor"] == ENSEMBLE) & (scores["metric"] == "correlation_to_average")]
+    wide = ensemble.set_index(key)[["cell_type", "included", "value", "ci_low", "ci_high"]]
+    wide = wide.rename(columns={"value": ENSEMBLE})
+    for predictor in dict.fromkeys(scores["predictor"]):
+        if predictor not in (ENSEMBLE, DATA):
+            wide[predictor] = _column(scores, predictor, "correlation_to_average")
+    wide["ceiling"] = _column(scores, DATA, "noise_ceiling")
+    wide["share"] = _column(scores, ENSEMBLE, "fraction_of_ceiling")
+    return wide
+
+
+def _column(scores: pd.DataFrame, predictor: str, metric: str) -> pd.Series:
+    chosen = scores[(scores["predictor"] == predictor) & (scores["metric"] == metric)]
+    return chosen.set_index(["session", "neuron"])["value"]
+
+
+def _draw_predictors(axes: Axes, wide: pd.DataFrame, included: np.ndarray, stimulus: str) -> None:
+    fixed = {ENSEMBLE, "cell_type", "included", "ci_low", "ci_high", "ceiling", "share"}
+    members = [name for name in wide.columns if name not in fixed]
+    names = [*members[:MAX_MEMBERS_SHOWN], ENSEMBLE, "ceiling"]
+    colors = [GREY] * (len(names) - 2) + [ENSEMBLE_COLOR, CEILING_COLOR]
+    for position, (name, color) in enumerate(zip(names, colors, strict=True)):
+        strip(axes, position, wide[name].to_numpy(float), color, included)
+    axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names])
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_ylabel("correlation to average")
+    axes.set_title(stimulus)
+    _unit_range(axes, wide[names].to_numpy(float))
+
+
+def _draw_against_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray) -> None:
+    x, y = wide["ceiling"].to_numpy(float), wide[ENSEMBLE].to_numpy(float)
+    lengths = np.abs(wide[["ci_low", "ci_high"]].to_numpy(float).T - y)
+    shown = included & np.isfinite(lengths).all(axis=0)
+    axes.errorbar(x[shown], y[shown], yerr=lengths[:, shown], fmt="none", ecolor=LIGHT_GREY, elinewidth=0.5, zorder=1)
+    axes.scatter(x[included], y[included], s=7, color=ENSEMBLE_COLOR, alpha=0.7, linewidths=0, zorder=2)
+    axes.scatter(x[~included], y[~included], s=7, facecolors="none", edgecolors=GREY, linewidths=0.5, zorder=2)
+    low = min(0.0, float(np.nanmin([x, y], initial=0.0)))
+    axes.plot([low, 1], [low, 1], color="black", linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
+    axes.set_xlabel("noise ceiling")
+    axes.set_ylabel("ensemble")
+    axes.set_aspect("equal", adjustable="box")
+    axes.set_xlim(low, 1.02)
+    axes.set_ylim(low, 1.02)
+
+
+def _draw_share_of_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray) -> None:
+    share = wide["share"].to_numpy(float)
+    kind = wide["cell_type"].fillna("").astype(str).to_numpy()
+    names = sorted(set(kind)) if (kind != "").any() else [""]
+    for position, name in enumerate(names):
+        member = kind == name
+        strip(axes, position, share[member], COLORS[position % (len(COLORS) - 1)], included[member])
+    axes.axhline(1, color="black", linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
+    labels = [name.replace("_", " ") or "all neurons" for name in names]
+    axes.set_xticks(
+        range(len(names)), labels, rotation=35 if len(names) > 3 else 0, ha="right" if len(names) > 3 else "center"
+    )
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_ylabel("fraction of ceiling")
+    _unit_range(axes, share[included])
+
+
+def _unit_range(axes: Axes, values: np.ndarray) -> None:
+    finite = values[np.isfinite(values)]
+    if len(finite):
+        axes.set_ylim(min(0.0, float(finite.min()) - 0.03), max(1.03, float(finite.max()) + 0.03))
+
+
+def draw_learning_curves(histories: Mapping[str, pd.DataFrame]) -> Drawing | None:
+    """Draw losses, validation correlation and learning rate of every member; None without any history."""
+    histories = {name: history for name, history in histories.items() if len(history)}
+    if not histories:
+        return None
+    with paper_style():
+        figure = Figure(figsize=(FULL_WIDTH_IN, 2.1), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
+        for index, (name, history) in enumerate(histories.items()):
+            color = COLORS[index % len(COLORS)]
+            left.plot(history["epoch"], history["train_loss"], color=color, linewidth=0.8, linestyle=(0, (3, 2)))
+            left.plot(history["epoch"], history["val_loss"], color=color, label=name)
+            middle.plot(history["epoch"], history["val_correlation"], color=color)
+            best = int(np.nanargmax(history["val_correlation"]))
+            top = history.iloc[best]
+            middle.plot(top["epoch"], top["val_correlation"], "o", color=color, markersize=3)
+            right.plot(history["epoch"], history["learning_rate"], color=color)
+        left.set(ylabel="loss", title="training (dashed), validation (solid)")
+        middle.set(ylabel="validation correlation", title="best epoch marked")
+        right.set(ylabel="learning rate")
+        right.set_ylim(bottom=0)
+        for axes in (left, middle, right):
+            axes.set_xlabel("epoch")
+        if len(histories) <= 8:
+            left.legend()
+    best_values = [history["val_correlation"].max() for history in histories.values()]
+    caption = (
+        f"Learning curves of {len(histories)} members (fold and seed). Left: mean loss per bin and neuron on training "
+        "(dashed) and validation bins (solid). Middle: mean over neurons of the correlation over all validation bins; "
+        f"dots mark the best epochs ({min(best_values):.3f} to {max(best_values):.3f}), whose weights are kept. "
+        "Right: learning rate at the end of each epoch."
+    )
+    return Drawing(figure, caption)

@@ -1,0 +1,125 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from coread.eval.scores import COLUMNS, write_scores
+from coread.eval.tables import paired_differences, paper_table, summarize, write_tables
+
+CONFIG = {"explainable_variance_threshold": 0.15, "bootstrap": {"n": 500, "level": 0.95, "seed": 0}}
+N_NEURONS = 40
+
+
+def make_scores(experiment: str, shift: float, dataset: str = "toy") -> pd.DataFrame:
+    """Scores of 40 neurons of two types; the last four are excluded, the first has no FEVE."""
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.3, 0.6, N_NEURONS)
+    neuron = np.arange(N_NEURONS)
+    common = {
+        "experiment": experiment,
+        "dataset": dataset,
+        "session": "a",
+        "neuron": neuron,
+        "unit_id": [f"u_{i}" for i in neuron],
+        "cell_type": np.where(neuron % 2 == 0, "on", "off"),
+        "stimulus": "probe_1",
+        "tier": "test",
+        "n_bins": 100,
+        "n_repeats": 10,
+        "included": neuron < N_NEURONS - 4,
+        "ci_low": np.nan,
+        "ci_high": np.nan,
+    }
+    tables = []
+    for metric in ("single_trial_correlation", "correlation_to_average", "fraction_of_ceiling", "feve"):
+        for predictor, better in (("fold0_seed0", 0.0), ("fold0_seed1", 0.02), ("ensemble", 0.05)):
+            value = base + better + shift * (1 + (neuron % 2 == 0))
+            value = np.where((metric == "feve") & (neuron == 0), np.nan, value)
+            tables.append(pd.DataFrame(common | {"predictor": predictor, "metric": metric, "value": value}))
+    for metric in ("noise_ceiling", "explainable_variance"):
+        tables.append(pd.DataFrame(common | {"predictor": "data", "metric": metric, "value": 0.8}))
+    return pd.concat(tables, ignore_index=True)[COLUMNS]
+
+
+def row_of(table: pd.DataFrame, **wanted: str) -> pd.Series:
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_summary_counts_what_it_leaves_out() -> None:
+    scores = make_scores("model", 0.1)
+    summary = summarize(scores, CONFIG)
+    ensemble = scores[(scores["predictor"] == "ensemble") & (scores["metric"] == "feve") & scores["included"]]
+    row = row_of(summary, predictor="ensemble", metric="feve")
+    assert row["mean"] == pytest.approx(ensemble["value"].mean())
+    assert row["median"] == pytest.approx(ensemble["value"].median())
+    assert (row["n"], row["n_excluded"], row["n_undefined"]) == (35, 4, 1)
+    spread = ensemble["value"].std() / np.sqrt(35)
+    assert row["ci_high"] - row["ci_low"] == pytest.approx(2 * 1.96 * spread, rel=0.2)
+    assert row["ci_low"] < row["mean"] < row["ci_high"]
+
+
+def test_the_member_mean_averages_each_neurons_members() -> None:
+    summary = summarize(make_scores("model", 0.1), CONFIG)
+    place = {"metric": "correlation_to_average"}
+    member, ensemble = (row_of(summary, **place, predictor=name) for name in ("member mean", "ensemble"))
+    assert ensemble["mean"] - member["mean"] == pytest.approx(0.04)
+    assert member["n"] == 36
+    assert set(summary["predictor"]) == {"data", "ensemble", "member mean"}
+
+
+def test_differences_are_paired_per_neuron_and_cell_type() -> None:
+    scores = pd.concat([make_scores("model", 0.1), make_scores("baseline", 0.05), make_scores("other", 0.0, "else")])
+    differences = paired_differences(scores, CONFIG)
+    assert set(differences["experiment"]) == {"model"}, "the experiment named first; other datasets share no neuron"
+    assert set(differences["baseline"]) == {"baseline"}
+    place = {"metric": "correlation_to_average"}
+    means = {name: row_of(differences, **place, cell_type=name)["mean_difference"] for name in ("all", "on", "off")}
+    assert means == pytest.approx({"all": 0.075, "on": 0.1, "off": 0.05})
+    everyone = row_of(differences, **place, cell_type="all")
+    assert everyone["n"] == 36
+    assert everyone["share_better"] == 1.0
+    # every neuron differs by one of two values: the interval is far narrower than that of either experiment
+    assert everyone["ci_high"] - everyone["ci_low"] < 0.02
+    assert row_of(differences, metric="feve", cell_type="all")["n"] == 35
+
+
+def test_neurons_that_one_experiment_excludes_are_not_compared() -> None:
+    baseline = make_scores("baseline", 0.0)
+    baseline.loc[baseline["neuron"] < 10, "included"] = False
+    differences = paired_differences(pd.concat([make_scores("model", 0.1), baseline]), CONFIG)
+    assert row_of(differences, metric="correlation_to_average", cell_type="all")["n"] == 26
+
+
+def test_tables_are_written_for_people_papers_and_programs(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.csv" for name in ("my_model", "baseline")]
+    for path, shift in zip(paths, (0.1, 0.05), strict=True):
+        write_scores(make_scores(path.stem, shift), path)
+    write_tables(paths, tmp_path / "tables", CONFIG)
+    names = [f"{name}.{suffix}" for name in ("differences", "scores") for suffix in ("csv", "md", "tex")]
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == names
+    latex = (tmp_path / "tables" / "scores.tex").read_text()
+    assert r"my\_model & probe\_1 & ensemble" in latex
+    assert "\\toprule" in latex
+    assert not re.search(r"(?<!\\)[_%]", latex), "everything special is escaped"
+    body = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert len({line.count("&") for line in body}) == 1
+    markdown = (tmp_path / "tables" / "scores.md").read_text()
+    printed = paper_table(summarize(pd.concat([make_scores("my_model", 0.1), make_scores("baseline", 0.05)]), CONFIG))
+    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", printed["FEVE"].iloc[0])
+    assert all(f"| {cell} |" in markdown for cell in printed["FEVE"])
+    assert printed["n"].tolist() == ["36"] * 4
+    again = tmp_path / "again"
+    write_tables(paths, again, CONFIG)
+    assert all((again / name).read_bytes() == (tmp_path / "tables" / name).read_bytes() for name in names)
+
+
+def test_one_experiment_has_no_differences_but_still_a_file(tmp_path: Path) -> None:
+    write_scores(make_scores("model", 0.1), tmp_path / "model.csv")
+    write_tables([tmp_path / "model.csv"], tmp_path, CONFIG)
+    assert pd.read_csv(tmp_path / "differences.csv").empty
+    assert (tmp_path / "differences.md").read_text().startswith("| experiment | baseline |")
