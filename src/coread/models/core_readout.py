@@ -246,7 +246,7 @@ def core_output_shape(core: Core, in_shape: Sequence[int]) -> tuple[int, ...]:
     try:
         with torch.no_grad():
             output = core(torch.zeros(1, *in_shape))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         shape = tuple(in_shape)
         raise ValueError(f"the core cannot take an input of (channel, time, height, width) {shape}: {error}") from error
     finally:
