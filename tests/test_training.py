@@ -1,5 +1,6 @@
 """Training of a member: resume after a kill, independence of test data, clear errors."""
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -57,9 +58,12 @@ def sessions():
     return [fabricate_recording("a", n_trials=4), fabricate_recording("b", n_trials=3, n_neurons=3, seed=1)]
 
 
-def fit(tmp_path, recordings=None, settings=SETTINGS, fold=0, seed=0, **arguments):
+def fit(tmp_path, recordings=None, settings=SETTINGS, fold=0, seed=0):
+    """Train as a script does: the work folder goes once the member is there."""
     recordings = sessions() if recordings is None else recordings
-    return train(settings, recordings, fold, seed, work_dir=tmp_path / "work", accelerator="cpu", **arguments)
+    member = train(settings, recordings, fold, seed, work_dir=tmp_path / "work", accelerator="cpu")
+    shutil.rmtree(tmp_path / "work")
+    return member
 
 
 def assert_same_weights(one, other):
@@ -74,7 +78,6 @@ def test_the_same_seed_gives_the_same_member_and_another_does_not(tmp_path):
     assert not torch.equal(
         one.model.core.features[0].conv.weight_spatial, other.model.core.features[0].conv.weight_spatial
     )
-    assert not (tmp_path / "work").exists()
 
 
 KILLED = """
@@ -134,6 +137,26 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path, place, epoch):
     assert_same_weights(whole, resumed)
     columns = [column for column in whole.history if column != "seconds"]
     assert resumed.history[columns].equals(whole.history[columns])
+
+
+EARLY_STOPPING = {
+    "early_stopping": {
+        "_target_": "pytorch_lightning.callbacks.EarlyStopping",
+        "monitor": "val_correlation",
+        "mode": "max",
+        "patience": 1,
+    }
+}
+
+
+@pytest.mark.parametrize("stop", [{}, {"training_callbacks": EARLY_STOPPING, "lr_scheduler": None}])
+def test_a_kill_between_training_and_saving_loses_nothing(tmp_path, stop):
+    settings = SETTINGS | stop | {"trainer": {"max_epochs": 20 if stop else 5}}
+    first = train(settings, sessions(), 0, 0, work_dir=tmp_path / "work", accelerator="cpu")
+    again = train(settings, sessions(), 0, 0, work_dir=tmp_path / "work", accelerator="cpu")
+    assert len(first.history) < 20
+    assert_same_weights(first, again)
+    assert first.history.equals(again.history)
 
 
 def test_test_tier_responses_change_nothing(tmp_path):

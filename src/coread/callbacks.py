@@ -32,7 +32,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 class KeepBest(Callback):
-    """Keep the weights with the highest validation correlation and put them back when training ends."""
+    """Keep the weights with the highest validation correlation."""
 
     def __init__(self, monitor: str = "val_correlation") -> None:
         self.monitor = monitor
@@ -47,11 +47,6 @@ class KeepBest(Callback):
         if score > self.best_score:
             self.best_score, self.best_epoch = score, trainer.current_epoch
             self.best_weights = {name: value.detach().cpu().clone() for name, value in pl_module.state_dict().items()}
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore the best weights."""
-        if self.best_weights:
-            pl_module.load_state_dict(self.best_weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the resume checkpoint keeps."""
@@ -104,11 +99,25 @@ class SaveLast(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.finished = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Train no further if the checkpoint was the last one: killed after it, before the member was saved."""
+        trainer.should_stop = self.finished
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write beside, then rename."""
+        self.finished = trainer.should_stop
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         trainer.save_checkpoint(temporary, weights_only=False)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # a node that crashes after the rename must not leave an empty file behind
         temporary.replace(self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the resume checkpoint keeps."""
+        return {"finished": self.finished}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a resume checkpoint."""
+        self.finished = state_dict["finished"]

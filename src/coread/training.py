@@ -1,7 +1,6 @@
 """Training of one member: `train(config, recordings, fold, seed) -> Member`, readable top to bottom."""
 
 import logging
-import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -46,8 +45,9 @@ def train(
     """Train one member and return it with the weights of its best epoch.
 
     `config` is the train slice. `work_dir` keeps `last.ckpt` after every epoch: called again with the same arguments
-    after a kill, training resumes there and ends with the same weights; the folder is removed on success. Nothing of a
-    test tier is read. Raises SplitError, QualityError or ValueError for data or settings that cannot be trained on.
+    after a kill, training resumes there and ends with the same weights. Remove the folder once the member is saved.
+    Nothing of a test tier is read. Raises SplitError, QualityError or ValueError for data or settings that cannot be
+    trained on.
     """
     settings = _plain(config)
     pl.seed_everything(seed, verbose=False)
@@ -70,10 +70,9 @@ def train(
         resume = last if last.exists() else None
         # the checkpoint is our own; best weights and learning curve are plain types and tensors
         trainer.fit(model, datamodule=Epochs(windows, seed), ckpt_path=resume, weights_only=True)
+    model.load_state_dict(keep_best.best_weights)
     log.info("best validation correlation %.4f in epoch %d", keep_best.best_score, keep_best.best_epoch + 1)
-    member = Member(model.cpu().eval(), settings, fold, seed, dict(model.data_info), pd.DataFrame(curve.rows))
-    shutil.rmtree(work_dir)
-    return member
+    return Member(model.cpu().eval(), settings, fold, seed, dict(model.data_info), pd.DataFrame(curve.rows))
 
 
 class Epochs(pl.LightningDataModule):

@@ -1,6 +1,7 @@
 """`coread train --config-name X a.b=c ...`: Hydra's entry point to the same `train()` that the workflow calls."""
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 
@@ -75,5 +76,6 @@ def _train(config: DictConfig) -> None:
         loggers=loggers,
     )
     member.save(folder / "model.ckpt")
+    shutil.rmtree(folder / ".work")
     member.history.to_csv(folder / "history.csv", index=False)
     log.info("wrote %s", folder / "model.ckpt")
