@@ -126,14 +126,14 @@ class SimpleCoreWrapper(Core):
         self.downsample_input_kernel_size = (
             tuple(downsample_input_kernel_size) if downsample_input_kernel_size is not None else None
         )
-        self.color_squashing = None
+        self.color_squashing_layer = None
         n_channels = list(channels)
         if color_squashing_weights is not None:
             if n_channels[0] not in (1, len(color_squashing_weights)):
                 raise ValueError(
                     f"{len(color_squashing_weights)} color_squashing_weights for {n_channels[0]} stimulus channels"
                 )
-            self.color_squashing = WeightedChannelSumLayer(color_squashing_weights)
+            self.color_squashing_layer = WeightedChannelSumLayer(color_squashing_weights)
             n_channels[0] = 1
         self._input_weights_regularizer_spatial = FlatLaplaceL23dnorm(padding=0)
         self._input_weights_regularizer_temporal = TimeLaplaceL23dnorm(padding=0, persistent_buffer=False)
@@ -171,8 +171,8 @@ class SimpleCoreWrapper(Core):
         self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None
     ) -> Float[Tensor, "batch feature out_time out_height out_width"]:
         """Return the feature maps, `lag` frames shorter than the stimulus."""
-        if self.color_squashing is not None:
-            x = self.color_squashing(x)
+        if self.color_squashing_layer is not None:
+            x = self.color_squashing_layer(x)
         if self.downsample_input_kernel_size is not None:
             x = F.avg_pool3d(x, self.downsample_input_kernel_size)
         return self.features(x)[:, :, self.cut_first_n_frames :]
