@@ -51,7 +51,7 @@ def test_members_are_crossed_or_paired(configs: Path) -> None:
 
 
 def test_seeds_and_folds_of_the_command_line_replace_crossed_members(configs: Path) -> None:
-    catalogue = _catalogue(configs, experiments=["toy"], seeds=[0, 1, 2], folds=[1])
+    catalogue = _catalogue(configs, experiments=["toy"], seeds=["0", "1", "2"], folds=[1])
     assert catalogue.members("toy") == [(1, 0), (1, 1), (1, 2)]
 
 

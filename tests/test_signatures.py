@@ -45,12 +45,17 @@ def package(tmp_path: Path) -> Path:
         ("pack.parts.leaf.Record", {"name", "size"}),
         ("pack.open.Open", None),
         ("torch.optim.Adam", None),
-        ("pack.absent.Thing", None),
     ],
 )
 def test_constructor_arguments(package: Path, target: str, expected: set | None) -> None:
     found = constructor_arguments(target, package)
     assert found == (None if expected is None else frozenset(expected))
+
+
+@pytest.mark.parametrize("target", ["pack.absent.Thing", "pack.plain.Absent"])
+def test_a_name_that_the_package_does_not_have_is_refused(package: Path, target: str) -> None:
+    with pytest.raises(LookupError, match="absent|Absent"):
+        constructor_arguments(target, package)
 
 
 def test_imports_are_followed_through_functions_and_packages(package: Path) -> None:

@@ -23,6 +23,7 @@ class Catalogue:
     """The experiments that can be built (`catalogue`) and those that are (`experiments`)."""
 
     def __init__(self, workflow: Mapping[str, Any], directory: Path, results: Path = Path("results")) -> None:
+        workflow = _numbers(workflow)
         check_workflow(workflow, directory)
         self._workflow = workflow
         self._directory = directory
@@ -149,7 +150,7 @@ def check_workflow(workflow: Mapping[str, Any], directory: Path) -> None:
     schema = json.loads((directory / "workflow.schema.json").read_text(encoding="utf-8"))
     if unknown := [key for key in workflow if key not in schema["properties"]]:
         raise ConfigError(f"workflow config: unknown key {unknown[0]!r}{closest(unknown[0], schema['properties'])}")
-    errors = list(jsonschema.Draft202012Validator(schema).iter_errors(_plain(workflow)))
+    errors = list(jsonschema.Draft202012Validator(schema).iter_errors(workflow))
     if errors:
         error = jsonschema.exceptions.best_match(errors)
         where = ".".join(str(part) for part in error.absolute_path) or "top level"
@@ -168,9 +169,13 @@ def check_workflow(workflow: Mapping[str, Any], directory: Path) -> None:
             )
 
 
-def _plain(value: Any) -> Any:
-    # Snakemake hands over its own mapping types
-    return json.loads(json.dumps(value, default=str))
+def _numbers(workflow: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain containers; numbers inside lists of Snakemake's `--config` arrive as text."""
+    plain = json.loads(json.dumps(workflow, default=str))
+    for key in ("seeds", "folds"):
+        if isinstance(plain.get(key), list):
+            plain[key] = [int(entry) if str(entry).isdecimal() else entry for entry in plain[key]]
+    return plain
 
 
 def _first_difference(first: str, second: str) -> str:

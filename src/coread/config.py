@@ -181,7 +181,10 @@ def _check_constructor_keys(config: DictConfig, path: Path) -> None:
     """Compare every node that names a class of this package with the arguments of its constructor."""
     container = OmegaConf.to_container(config, resolve=False)
     for keys, node in _target_nodes(container):
-        arguments = constructor_arguments(str(node["_target_"]))
+        try:
+            arguments = constructor_arguments(str(node["_target_"]))
+        except LookupError as error:
+            raise ConfigError(f"configs/{path.name}: {'.'.join([*keys, '_target_'])}: {error.args[0]}") from error
         if arguments is None:
             continue
         for key in node:

@@ -5,6 +5,7 @@ milliseconds, without torch.
 """
 
 import ast
+import contextlib
 import functools
 import re
 from collections.abc import Iterable, Iterator
@@ -28,11 +29,16 @@ def deciding_code(script: Path, settings: str, package: Path = PACKAGE) -> list[
 def constructor_arguments(target: str, package: Path = PACKAGE) -> frozenset[str] | None:
     """Return the argument names of a class or function of this package given by its dotted path.
 
-    None where they cannot be told: another package, no such name, or a signature that ends in `**kwargs`.
+    None where they cannot be told: another package, or a signature that ends in `**kwargs`. Raises LookupError if this
+    package has no such module or name.
     """
     module, _, name = target.rpartition(".")
+    if module.split(".")[0] != package.name:
+        return None
     path = module_file(module, package)
-    return None if path is None else _arguments(path, name, package)
+    if path is None:
+        raise LookupError(f"there is no module {module}")
+    return _arguments(path, name, package)
 
 
 @functools.cache
@@ -47,7 +53,9 @@ def _arguments(path: Path, name: str, package: Path) -> frozenset[str] | None:
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
                     return constructor_arguments(f"{node.module}.{alias.name}", package)
-    return None
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return None
+    raise LookupError(f"{path.relative_to(package.parent)} defines no {name}")
 
 
 def _class_arguments(node: ast.ClassDef, path: Path, package: Path) -> frozenset[str] | None:
@@ -58,7 +66,8 @@ def _class_arguments(node: ast.ClassDef, path: Path, package: Path) -> frozenset
         fields = [s.target.id for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
         return frozenset(fields)
     if node.bases and isinstance(node.bases[0], ast.Name):
-        return _arguments(path, node.bases[0].id, package)
+        with contextlib.suppress(LookupError):  # a builtin class
+            return _arguments(path, node.bases[0].id, package)
     return None
 
 

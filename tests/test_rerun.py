@@ -1,0 +1,293 @@
+"""What re-runs when: a table of edits after a finished run, each with the exact jobs that may follow."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import pytest
+import yaml
+
+from coread.signatures import NO_NUMBERS
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+COPIED = ("Snakefile", "rules", "workflow_scripts", "src", "configs", "profiles")
+
+DATA = """\
+defaults: [simulated_retina, _self_]
+dataset: tiny
+sessions: [tiny_0]
+height: 8
+width: 9
+movie: {train_photographs: [camera], test_photographs: [coins], photograph_px: 32}
+presentations: {trial_s: 10.0, movie_trials: 4, noise_trials: 2, test_movie_s: 4.0, test_noise_s: 4.0, repeats: 4}
+cells: {margin_px: 2.0}
+"""
+CELLS = {
+    "on_sustained": 2,
+    "off_sustained": 1,
+    "on_transient": 0,
+    "off_transient": 0,
+    "on_subunit": 1,
+    "off_subunit": 0,
+    "off_subunit_sustained": 0,
+    "on_off": 0,
+}
+EXPERIMENT = """\
+defaults:
+  - simulated_retina
+  - override data_io: tiny
+  - _self_
+exp_name: tiny
+splits: {n_folds: 2, clip_length: 50}
+dataloader: {batch_size: 4}
+trainer: {max_epochs: 2}
+evaluation: {bootstrap: {n: 20, level: 0.95}}
+"""
+MODEL = """\
+model:
+  hidden_channels: [2]
+  core: {temporal_kernel_sizes: [5], spatial_kernel_sizes: [3], hidden_padding: false}
+"""
+BASELINE = EXPERIMENT.replace("- simulated_retina\n", "- simulated_retina_ln\n").replace(
+    "tiny\nsplits", "tiny_ln\nsplits"
+)
+WORKFLOW = {
+    "experiments": ["tiny", "tiny_ln"],
+    "catalogue": {
+        "tiny": {"members": {"cross": {"folds": [0], "seeds": [0, 1]}}, "insilico": ["receptive_fields"]},
+        "tiny_ln": {"members": {"cross": {"folds": [0], "seeds": [0]}}},
+        "tiny_pairs": {"members": {"paired": [[1, 7]]}},
+    },
+    "data_dirs": {},
+}
+
+Jobs = dict[str, int]
+TABLES: Jobs = {"write_tables": 1, "write_report": 1}
+EVALUATED: Jobs = {"score_experiment": 1, "draw_figures": 1, **TABLES}
+ALL_EVALUATED: Jobs = {"score_experiment": 2, "draw_figures": 2, **TABLES}
+PREDICTED: Jobs = {"predict_member": 3, "compute_receptive_fields": 1, **ALL_EVALUATED}
+
+
+class Campaign:
+    """A finished run of two tiny experiments in a copy of the workflow."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in COPIED:
+            source = REPOSITORY / name
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(source, root / name, ignore=ignored) if source.is_dir() else shutil.copy(source, root)
+        counts = {"cell_types": {name: {"count": count} for name, count in CELLS.items()}}
+        self.write("configs/data_io/tiny.yaml", DATA + yaml.safe_dump(counts))
+        self.write("configs/tiny.yaml", EXPERIMENT + MODEL)
+        self.write("configs/tiny_ln.yaml", BASELINE)
+        self.write("configs/tiny_pairs.yaml", "defaults: [tiny, _self_]\nexp_name: tiny_pairs\n")
+        self.write("configs/workflow.yaml", yaml.safe_dump(WORKFLOW))
+
+    def write(self, name: str, text: str) -> None:
+        (self.root / name).write_text(text)
+
+    def replace(self, name: str, old: str, new: str) -> None:
+        text = (self.root / name).read_text()
+        assert old in text, f"{name} no longer holds {old!r}"
+        self.write(name, text.replace(old, new, 1))
+
+    def snakemake(self, *arguments: str, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+            cwd=self.root,
+            env={**os.environ, "PYTHONPATH": str(self.root / "src"), "MPLBACKEND": "Agg", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-4000:]
+        return done.stdout
+
+    def planned(self, *arguments: str, target: str = "all") -> Jobs:
+        """Return how many jobs of every rule a dry run plans."""
+        table = self.snakemake(target, "-n", *arguments).partition("Job stats:")[2]
+        jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+        return {rule: count for rule, count in jobs.items() if rule not in ("total", "all", target)}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    campaign = Campaign(tmp_path_factory.mktemp("campaign"))
+    # the logs then list every module that a script imports
+    campaign.snakemake("all", PYTHONPROFILEIMPORTTIME="1")
+    return campaign
+
+
+@pytest.fixture
+def campaign(finished: Campaign) -> Iterator[Campaign]:
+    """The finished campaign; files and times are put back afterwards."""
+    before = {
+        path: (path.read_bytes(), path.stat())
+        for path in finished.root.rglob("*")
+        if path.is_file() and ".snakemake" not in path.parts and "__pycache__" not in path.parts
+    }
+    yield finished
+    for path in list(finished.root.rglob("*")):
+        if path.is_file() and ".snakemake" not in path.parts and path not in before:
+            path.unlink()
+    for path, (content, status) in before.items():
+        if not path.exists() or path.stat().st_mtime_ns != status.st_mtime_ns:
+            path.write_bytes(content)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _repack(campaign: Campaign) -> None:
+    """Write the same content with another compression: other bytes, same digest of the content."""
+    path = campaign.root / "results/data/tiny/tiny_0.h5"
+    with h5py.File(path, "r+") as file:
+        responses = file["bins/responses"]
+        values, attributes = responses[:], dict(responses.attrs)
+        del file["bins/responses"]
+        file.create_dataset("bins/responses", data=values).attrs.update(attributes)
+
+
+def _comments_and_key_order(campaign: Campaign) -> None:
+    for path in campaign.root.glob("configs/**/*.yaml"):
+        path.write_text(path.read_text() + "\n# a comment\n")
+    campaign.replace("configs/tiny.yaml", "{n_folds: 2, clip_length: 50}", "{clip_length: 50, n_folds: 2}")
+
+
+def _loggers_and_paths(campaign: Campaign) -> None:
+    campaign.replace("configs/tiny.yaml", "  - _self_", "  - override logger: none\n  - _self_")
+    campaign.replace("configs/tiny.yaml", "exp_name", "paths: {output_dir: elsewhere}\nexp_name")
+    campaign.write("profiles/local/config.v9+.yaml", "cores: 1\n")
+
+
+def _touched(*patterns: str) -> Callable[[Campaign], None]:
+    def touch(campaign: Campaign) -> None:
+        for pattern in patterns:
+            found = [path for path in campaign.root.glob(pattern) if path.is_file()]
+            assert found, pattern
+            for path in found:
+                path.touch()
+
+    return touch
+
+
+def _replaced(name: str, old: str, new: str) -> Callable[[Campaign], None]:
+    return lambda campaign: campaign.replace(name, old, new)
+
+
+def _reworded(name: str) -> Callable[[Campaign], None]:
+    return _replaced(name, '"""', '"""Edited. ')
+
+
+NOTHING: dict[str, Callable[[Campaign], None]] = {
+    "no edit": lambda campaign: None,
+    "comments and key order": _comments_and_key_order,
+    "loggers, paths and profiles": _loggers_and_paths,
+    "touched sources": _touched(
+        "configs/**/*.yaml", "src/coread/**/*.py", "workflow_scripts/*.py", "rules/*", "Snakefile"
+    ),
+    "touched results": _touched(
+        "results/**/*.h5", "results/**/model.ckpt", "results/**/*.sha256", "results/*/config/*"
+    ),
+    "repacked recording": _repack,
+    "code that decides no number": _replaced("src/coread/provenance.py", '"numpy"', '"numpy", "einops"'),
+}
+
+EDITS: dict[str, tuple[Callable[[Campaign], None], Jobs]] = {
+    "evaluation setting of one experiment": (
+        _replaced("configs/tiny_ln.yaml", "level: 0.95", "level: 0.9"),
+        {"write_config": 1, **EVALUATED},
+    ),
+    "in-silico setting": (
+        _replaced("configs/tiny.yaml", "exp_name", "insilico: {seed: 5}\nexp_name"),
+        {"write_config": 1, "compute_receptive_fields": 1, "draw_figures": 1, "write_report": 1},
+    ),
+    "training setting of one experiment": (
+        _replaced("configs/tiny_ln.yaml", "max_epochs: 2", "max_epochs: 3"),
+        {"write_config": 1, "train_member": 1, "predict_member": 1, **EVALUATED},
+    ),
+    "model of one experiment": (
+        _replaced("configs/tiny.yaml", "hidden_channels: [2]", "hidden_channels: [3]"),
+        {"write_config": 1, "train_member": 2, "predict_member": 2, "compute_receptive_fields": 1, **EVALUATED},
+    ),
+    "data setting": (
+        _replaced("configs/data_io/tiny.yaml", "repeats: 4", "repeats: 5"),
+        {"write_data_config": 1, "build_stimuli": 1, "build_recording": 1, "train_member": 3, **PREDICTED},
+    ),
+    "code of the scores": (_reworded("src/coread/eval/scores.py"), ALL_EVALUATED),
+    "code of the trainer": (_reworded("src/coread/training.py"), {"train_member": 3, **PREDICTED}),
+    "code of the report": (_reworded("src/coread/report.py"), {"write_report": 1}),
+    "a script": (_reworded("workflow_scripts/score.py"), ALL_EVALUATED),
+    "an added seed": (
+        _replaced("configs/workflow.yaml", "- 1\n", "- 1\n        - 2\n"),
+        {"train_member": 1, "predict_member": 1, "compute_receptive_fields": 1, **EVALUATED},
+    ),
+    "another experiment": (
+        _replaced("configs/workflow.yaml", "- tiny\n- tiny_ln", "- tiny\n- tiny_ln\n- tiny_pairs"),
+        {"write_config": 3, "train_member": 1, "predict_member": 1, **EVALUATED},
+    ),
+    "changed content of a recording": (
+        lambda campaign: campaign.write("results/data/tiny/tiny_0.sha256", "0" * 64 + "\n"),
+        {"train_member": 3, **PREDICTED},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", NOTHING)
+def test_what_changes_no_number_re_runs_nothing(campaign: Campaign, edit: str) -> None:
+    NOTHING[edit](campaign)
+    assert campaign.planned() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_re_runs_exactly_what_depends_on_it(campaign: Campaign, edit: str) -> None:
+    change, expected = EDITS[edit]
+    change(campaign)
+    assert campaign.planned() == expected
+
+
+@pytest.mark.slow
+def test_seeds_of_the_command_line_train_only_the_new_ones(campaign: Campaign) -> None:
+    planned = campaign.planned("--config", "experiments=[tiny]", "seeds=[0, 1, 2, 3]", target="models")
+    assert planned == {"train_member": 2}
+
+
+@pytest.mark.slow
+def test_a_docstring_edit_is_answered_with_touch(campaign: Campaign) -> None:
+    campaign.replace("src/coread/training.py", '"""', '"""Only words changed. ')
+    assert "train_member" in campaign.planned()
+    campaign.snakemake("all", "--touch")
+    assert campaign.planned() == {}
+
+
+@pytest.mark.slow
+def test_the_code_list_of_a_rule_is_what_its_script_imports(finished: Campaign) -> None:
+    """Every module of the package that a script imported in the finished run is an input of its rule, and no other."""
+    listed = _listed_code(finished)
+    for log in sorted(finished.root.glob("logs/*/**/*.log")) + sorted(finished.root.glob("logs/*.log")):
+        rule = log.relative_to(finished.root / "logs").parts[0].removesuffix(".log")
+        imported = set(re.findall(r"^import time: .*\| +(coread[\w.]*)$", log.read_text(), re.MULTILINE))
+        if not imported:
+            continue
+        output = str(log.relative_to(finished.root / "logs"))
+        assert imported - NO_NUMBERS <= listed[rule], f"{output}: imported but not listed"
+        assert listed[rule] - imported <= BY_NAME, f"{output}: listed but not imported"
+
+
+# named in a registry and imported by that name, which Python's import log does not show
+BY_NAME = {"coread.data_io.simulate", "coread.data_io.simulate.retina"}
+
+
+def _listed_code(campaign: Campaign) -> dict[str, set[str]]:
+    plan = campaign.snakemake("all", "-n", "--forceall")
+    listed: dict[str, set[str]] = {}
+    for rule, inputs in re.findall(r"rule (\w+):\n\s+input: (.*)\n", plan):
+        files = re.findall(r"src/(coread/[\w/]+)\.py", inputs)
+        listed.setdefault(rule, set()).update(file.removesuffix("/__init__").replace("/", ".") for file in files)
+    return listed
