@@ -21,7 +21,7 @@ LayerInput = Tensor | tuple[Tensor, str | None]
 
 # What writing, copying and reading back one element of an intermediate tensor costs, in multiply-adds
 # (fitted to measured times of the three ways below on a CPU core).
-ELEMENT_COST = 60
+ELEMENT_COST = 150
 
 
 class SpaceTimeConv(nn.Module):

@@ -93,8 +93,8 @@ class Readout(nn.Module):
             self.bias.copy_(self.nonlinearity.inverse(rate))
 
     def check_positions(self, positions: Float[Tensor, "neuron 2"]) -> Float[Tensor, "neuron 2"]:
-        """Return the positions as float32; raises ValueError unless there is one (x, y) in [-1, 1] per neuron."""
-        positions = torch.as_tensor(positions, dtype=torch.float32)
+        """Return the positions in main memory; raises ValueError unless there is one (x, y) in [-1, 1] per neuron."""
+        positions = torch.as_tensor(positions, dtype=torch.float32, device="cpu")
         if positions.shape != (self.outdims, 2) or not bool((positions.abs() <= 1).all()):
             raise ValueError(f"need ({self.outdims}, 2) positions in [-1, 1], got {tuple(positions.shape)}")
         return positions

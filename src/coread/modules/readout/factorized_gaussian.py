@@ -155,5 +155,5 @@ class GaussianMaskReadout(Readout):
         center = self.check_positions(positions).flip(1) * torch.tensor([extent_y, extent_x])
         self.mask_mean.copy_(center / self.gaussian_mean_scale)
         if sigma is not None:
-            log_variance = 2 * torch.log(torch.as_tensor(sigma, dtype=torch.float32))
+            log_variance = 2 * torch.log(torch.as_tensor(sigma, dtype=torch.float32, device="cpu"))
             self.mask_log_var.copy_((log_variance / self.gaussian_var_scale).expand(self.outdims))

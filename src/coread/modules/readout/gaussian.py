@@ -175,5 +175,5 @@ class PointGaussianReadout(Readout):
             positions = positions * (size - 1) / size
         self._mu.copy_(positions[None, :, None])
         if sigma is not None:
-            spread = torch.as_tensor(sigma, dtype=torch.float32).reshape(1, -1, 1, 1)
-            self.sigma.copy_(spread * torch.eye(2) if self.gauss_type == "full" else spread.expand_as(self.sigma))
+            spread = torch.as_tensor(sigma, dtype=torch.float32, device="cpu").reshape(1, -1, 1, 1)
+            self.sigma.copy_(spread * torch.eye(2) if self.gauss_type == "full" else spread)

@@ -105,7 +105,7 @@ class LNPReadout(Readout):
 
         Neurons without one (all zero, or not finite) keep their random filters. Raises ValueError for another shape.
         """
-        sta = torch.as_tensor(sta, dtype=torch.float32)
+        sta = torch.as_tensor(sta, dtype=torch.float32, device=self.spatial_weights.device)
         shape = (self.outdims, self.lag + 1, *self.spatial_weights.shape[2:])
         if sta.shape != shape:
             raise ValueError(f"the filters need spike-triggered averages {shape}, got {tuple(sta.shape)}")

@@ -14,7 +14,7 @@ def gaussian_bumps(
     is in the same units along the longer side.
     """
     pixels = torch.tensor([width - 1, height - 1]) * (positions + 1) / 2
-    spread = torch.as_tensor(sigma, dtype=torch.float32).reshape(-1, 1, 1) * (max(height, width) - 1) / 2
+    spread = torch.as_tensor(sigma, dtype=torch.float32, device="cpu").reshape(-1, 1, 1) * (max(height, width) - 1) / 2
     x = (torch.arange(width) - pixels[:, :1]).square()[:, None, :]
     y = (torch.arange(height) - pixels[:, 1:]).square()[:, :, None]
     exponent = -(x + y) / (2 * spread.clamp(min=0.1).square())
