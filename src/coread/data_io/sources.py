@@ -5,9 +5,12 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from coread.recording import Recording, Stimulus, validate
 
@@ -65,8 +68,9 @@ def build_recording(
 
 
 def build_recordings(config: Mapping[str, Any], data_dir: Path | None = None) -> list[Recording]:
-    """Return all sessions; those that see the same stimulus share one copy of it."""
-    stimuli = build_stimuli(config, data_dir)
+    """Return all sessions in memory; those that see the same stimulus share one copy of it."""
+    lazy = build_stimuli(config, data_dir)
+    stimuli = {name: replace(stimulus, frames=np.array(stimulus.frames)) for name, stimulus in lazy.items()}
     return [build_recording(config, session, data_dir, stimuli) for session in list_sessions(config, data_dir)]
 
 

@@ -5,7 +5,7 @@
         responses_<name>                 (neuron, time)
         responses_<name>_by_trial        (repeat, neuron, time), optional; then responses_<name>, their mean, is unused
         stimulus_<name>                  (channel, time, height, width), optional; the session's own, wins over stimuli/
-        session_info/<key>               optional arrays, kept as they are; unit_id and cell_type label the neurons
+        session_info/<key>               optional arrays, kept (groups/ become groups.); unit_id, cell_type label neurons
 
 Stimuli named in `test_names` are test stimuli, all others training stimuli. Trials follow each other in the order of
 names.
@@ -248,7 +248,7 @@ def _check_responses(dataset: h5py.Dataset, where: str, axes: str, name: str, st
     if n_frames in shape[:-1]:
         hint = f"; its axes look transposed, expected {axes}, found shape {shape}"
     elif shape[-1] == n_channels:
-        hint = f"; the stimulus looks like (time, channel, height, width), found {n_frames} channels"
+        hint = "; the stimulus looks like (time, channel, height, width)"
     raise RecordingError(f"{where} has {shape[-1]} bins, stimulus {name} has {n_frames} frames{hint}")
 
 
@@ -287,7 +287,7 @@ def _session_info(file: h5py.File) -> dict[str, np.ndarray]:
     def keep(key: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset):
             text = h5py.check_string_dtype(item.dtype) is not None
-            found[key] = np.asarray(item.asstr()[()] if text else item[()])
+            found[key.replace("/", ".")] = np.asarray(item.asstr()[()] if text else item[()])
 
     group.visititems(keep)
     return found

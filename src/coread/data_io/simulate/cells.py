@@ -74,6 +74,11 @@ class CellType:
         return {POLARITIES[self.polarity]: 1.0}
 
     @property
+    def subunit_class(self) -> tuple[str, float, float, float]:
+        """What decides a subunit's response; types that agree in it pool the same lattice."""
+        return self.kinetics, self.center_sigma_px, self.surround_sigma_px, self.surround_weight
+
+    @property
     def preferred_sign(self) -> int:
         """Return +1 or -1: the sign of the centre in the linear receptive field."""
         return max(self.halves, key=lambda sign: self.halves[sign])
@@ -182,8 +187,9 @@ def expected_counts(
     if linear.any():
         images = contrast @ population.spatial[linear].T
         drive[:, linear] = sign[linear] * causal_filter(images, population.temporal[linear], lead)
-    for name in dict.fromkeys(n for n, is_linear in zip(population.names, linear, strict=True) if not is_linear):
-        members = np.array([n == name for n in population.names])
+    classes = [None if kind.model == "LN" else kind.subunit_class for kind in population.types]
+    for subunit_class in dict.fromkeys(found for found in classes if found is not None):
+        members = np.array([found == subunit_class for found in classes])
         drive[:, members] = _subunit_drive(population, members, contrast, lead, training, variation, frame_shape)
     drive /= drive[training].std(axis=0)
     counts = _spike_counts(drive, training, population, variation.output_gain, rate_hz)
@@ -197,9 +203,11 @@ def causal_filter(
     lead: Int[np.ndarray, "bin"],
 ) -> Float[np.ndarray, "bin column"]:
     """Return each column filtered with its own kernel over the current and past bins of the same presentation."""
-    filtered = kernel[:, 0] * signal
+    filtered = signal * kernel[:, 0]
     for lag in range(1, kernel.shape[1]):
-        filtered[lag:] += np.where(lead[lag:, None] >= lag, signal[:-lag], 0.0) * kernel[:, lag]
+        past = signal[:-lag] * kernel[:, lag]
+        past[lead[lag:] < lag] = 0.0
+        filtered[lag:] += past
     return filtered
 
 
@@ -265,18 +273,22 @@ def _subunit_drive(
     variation: CellVariation,
     frame_shape: tuple[int, int],
 ) -> Float[np.ndarray, "bin member"]:
-    """Return the pooled drive of the cells of one subunit type."""
-    first = int(np.flatnonzero(members)[0])
-    kind = population.types[first]
-    lattice, fields = _subunits(kind, variation, frame_shape)
-    kernel = np.broadcast_to(population.temporal[first], (len(lattice), variation.filter_bins))
-    response = causal_filter(contrast @ fields.T, kernel, lead)
+    """Return the pooled drive of cells whose subunits are of one class."""
+    chosen = np.flatnonzero(members)
+    types = [population.types[cell] for cell in chosen]
+    lattice, fields = _subunits(types[0], variation, frame_shape)
+    # Filtered in time first: a frame has fewer pixels than the lattice has subunits.
+    kernel = np.broadcast_to(population.temporal[chosen[0]], (contrast.shape[1], variation.filter_bins))
+    response = causal_filter(contrast, kernel, lead) @ fields.T
     response /= response[training].std()
-    weights = _pooling_weights(population.center_px[members], kind.pool_sigma_px * population.size[members], lattice)
-    drive = np.zeros((len(contrast), int(members.sum())))
-    for sign, share in kind.halves.items():
-        rectified = np.maximum(sign * response - variation.subunit_threshold, 0.0)
-        drive += share * (rectified**variation.subunit_exponent) @ weights.T
+    sigma = np.array([kind.pool_sigma_px for kind in types]) * population.size[members]
+    weights = _pooling_weights(population.center_px[members], sigma, lattice)
+    drive = np.zeros((len(contrast), len(types)))
+    for sign in (1, -1):
+        share = np.array([kind.halves.get(sign, 0.0) for kind in types])
+        if share.any():
+            rectified = np.maximum(sign * response - variation.subunit_threshold, 0.0)
+            drive += rectified**variation.subunit_exponent @ (share[:, None] * weights).T
     return drive
 
 
