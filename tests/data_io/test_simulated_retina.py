@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from scipy import stats
 
 from coread.data_io.simulate import retina
@@ -177,6 +178,19 @@ def test_seeds_reproduce_and_differ():
     assert sessions[0].stimuli["movie"].frames is sessions[1].stimuli["movie"].frames
     assert (sessions[0].session_info["truth_center_px"] != sessions[1].session_info["truth_center_px"]).all()
     assert (sessions[0].responses == first.responses).all()
+
+
+def test_order_of_keys_changes_nothing():
+    config = configuration(presentations__noise_trials=1, presentations__movie_trials=1)
+    shuffled = yaml.safe_load(yaml.safe_dump(config, sort_keys=True))
+    shuffled["cell_types"] = dict(reversed(shuffled["cell_types"].items()))
+    assert (build_recordings(config)[0].responses == build_recordings(shuffled)[0].responses).all()
+
+
+def test_hydras_containers_read_like_yaml():
+    config = configuration(presentations__noise_trials=1, presentations__movie_trials=1)
+    composed = OmegaConf.create(config)
+    assert (build_recordings(config)[0].responses == build_recordings(composed)[0].responses).all()
 
 
 def test_test_frames_are_not_training_frames():

@@ -5,7 +5,7 @@
         responses_<name>                 (neuron, time)
         responses_<name>_by_trial        (repeat, neuron, time), optional; then responses_<name>, their mean, is unused
         stimulus_<name>                  (channel, time, height, width), optional; the session's own, wins over stimuli/
-        session_info/<key>               optional arrays, kept (groups/ become groups.); unit_id, cell_type label neurons
+        session_info/<key>               optional arrays, kept; unit_id and cell_type (neuron,) label the neurons
 
 Stimuli named in `test_names` are test stimuli, all others training stimuli. Trials follow each other in the order of
 names.

@@ -136,8 +136,9 @@ def draw_population(
     rate_hz: float,
     rng: np.random.Generator,
 ) -> Population:
-    """Return a population whose cells lie at random places at least `margin_px` from the border."""
-    names = [name for name, kind in cell_types.items() for _ in range(kind.count)]
+    """Return a population, type by type in the order of names, at random places `margin_px` or more from the border."""
+    # Sorted, because the order of keys in a configuration must not change a number.
+    names = [name for name in sorted(cell_types) for _ in range(cell_types[name].count)]
     types = [cell_types[name] for name in names]
     n_cells = len(names)
     low = np.full(2, variation.margin_px)
