@@ -24,7 +24,7 @@ rule train_member:
         runtime=growing(120),
     shell:
         "python {input.script} --config {input.config} --recordings {input.recordings} --digests {input.digests} "
-        "--fold {wildcards.fold} --seed {wildcards.seed} "
+        "--fold {wildcards.fold} --seed {wildcards.seed} --memory-mb {resources.mem_mb} "
         "--log-dir logs/train_member/{wildcards.experiment}/fold{wildcards.fold}/seed{wildcards.seed} "
         "--output {output.model} > {log} 2>&1"
 

@@ -257,5 +257,5 @@ def test_streamed_training_equals_loaded_training(tmp_path):
     paths = [Path(tmp_path / f"{recording.session}.h5") for recording in sessions()]
     for recording, path in zip(sessions(), paths, strict=True):
         write_recording(recording, path)
-    streamed = read_recordings(paths, load_frames=False, load_responses=False)
+    streamed = read_recordings(paths, memory_budget_bytes=0)
     assert_same_weights(fit(tmp_path), fit(tmp_path, streamed))

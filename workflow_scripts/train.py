@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--digests", type=Path, nargs="+", required=True, help="digests of the recordings' contents")
     parser.add_argument("--fold", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--memory-mb", type=float, required=True, help="of the job; data above half of it are streamed")
     parser.add_argument("--log-dir", type=Path, required=True, help="TensorBoard and CSV logs")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -36,7 +37,7 @@ def main() -> None:
     work = arguments.output.parent / ".work"
     member = train(
         yaml.safe_load(settings),
-        read_recordings(arguments.recordings),
+        read_recordings(arguments.recordings, memory_budget_bytes=arguments.memory_mb * 2**20 / 2),
         arguments.fold,
         arguments.seed,
         work_dir=work / digest,

@@ -17,17 +17,31 @@ import pandas as pd
 from jaxtyping import Bool, Float32, Int32
 
 from coread import __version__
+from coread.recording_checks import BLANK, MIRRORS, TIERS, RecordingError, validate
+from coread.stored_dtype import smallest_exact
+
+__all__ = [
+    "BLANK",
+    "MIRRORS",
+    "TIERS",
+    "Recording",
+    "RecordingError",
+    "Stimulus",
+    "content_digest",
+    "digest_path",
+    "read_recording",
+    "read_recordings",
+    "read_stimuli",
+    "recordings_bytes",
+    "smallest_exact",
+    "validate",
+    "write_recording",
+    "write_stimuli",
+]
 
 FORMAT_VERSION = 1
-TIERS = ("train", "validation", "test", "final_test")
-MIRRORS = ("none", "width", "height")
-BLANK = -1
 CHUNK_BYTES = 2**19  # compressed chunks of about half a megabyte: one read per clip without reading much beside it
 COMPRESSION: Mapping[str, Any] = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
-
-
-class RecordingError(ValueError):
-    """A recording breaks its own format; the message names the session, what was expected and what was found."""
 
 
 @dataclass(frozen=True)
@@ -106,131 +120,6 @@ class Recording:
         """Return how many bins of its own trial come before each bin."""
         first, _ = self.trial_bounds()
         return (np.arange(self.n_bins) - first[self.trial]).astype(np.int32)
-
-
-def smallest_exact(frames: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Return (stored frames, scale, offset) in the smallest dtype that gives every float32 value back exactly.
-
-    Tried in order: uint8, int8, uint16, then uint8 and uint16 on an even grid, float16, float32. Values of a wider
-    type are first rounded to float32, in which models see them; `frames * scale + offset` is float64 arithmetic.
-    """
-    if frames.dtype in (np.uint8, np.int8, np.float16):
-        return frames, 1.0, 0.0
-    values = frames.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise RecordingError(f"a stimulus holds {int((~np.isfinite(values)).sum())} values that are not finite")
-    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
-    if (values == np.rint(values)).all():
-        for dtype in (np.uint8, np.int8, np.uint16):
-            if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-                return values.astype(dtype), 1.0, 0.0
-    for dtype in (np.uint8, np.uint16):
-        if (grid := _even_grid(values, dtype)) is not None:
-            return grid
-    half = values.astype(np.float16)
-    return (half, 1.0, 0.0) if (half.astype(np.float32) == values).all() else (values, 1.0, 0.0)
-
-
-def _even_grid(values: np.ndarray, dtype: type) -> tuple[np.ndarray, float, float] | None:
-    levels = np.iinfo(dtype).max
-    low, high = float(values.min()), float(values.max())
-    sample = np.unique(values.reshape(-1)[:: max(1, values.size // 100_000)])
-    if len(sample) < 2 or len(sample) > levels + 1:
-        return None
-    # rounding to float32 blurs the steps between neighbours: the smallest or the typical one gives their number
-    for neighbours in (np.diff(sample).min(), np.median(np.diff(sample))):
-        n_steps = round((high - low) / float(neighbours))
-        if n_steps <= levels:
-            step = (high - low) / n_steps
-            stored = np.rint((values.astype(np.float64) - low) / step)
-            if ((stored * step + low).astype(np.float32) == values).all():
-                return stored.astype(dtype), step, low
-    return None
-
-
-# ---------------------------------------------------------------------------------------------------------- validation
-
-
-def validate(recording: Recording) -> None:
-    """Check a recording against its format; raises RecordingError with everything that is wrong."""
-    problems = [*_length_problems(recording), *_table_problems(recording)]
-    if not problems:
-        problems = [*_index_problems(recording), *_response_problems(recording)]
-    if problems:
-        raise RecordingError(f"session {recording.session!r} ({recording.dataset}): " + "; ".join(problems))
-
-
-def _length_problems(recording: Recording) -> list[str]:
-    n_bins = recording.n_bins
-    lengths = {"frame": recording.frame, "responses": recording.responses, "valid": recording.valid}
-    lengths |= {"behaviour": recording.behaviour, "pupil_center": recording.pupil_center}
-    problems = [
-        f"{name} has {values.shape[0]} bins, trial has {n_bins}"
-        for name, values in lengths.items()
-        if values is not None and values.shape[0] != n_bins
-    ]
-    if recording.responses.ndim != 2:
-        problems.append(f"responses must be (bin, neuron), found shape {tuple(recording.responses.shape)}")
-    elif len(recording.neurons) != recording.responses.shape[1]:
-        problems.append(f"neurons lists {len(recording.neurons)} rows, responses have {recording.responses.shape[1]}")
-    if n_bins == 0:
-        problems.append("there are no bins")
-    return problems
-
-
-def _table_problems(recording: Recording) -> list[str]:
-    columns = {"stimulus", "tier", "repeat", "time_order", "withheld"}
-    if missing := sorted(columns - set(recording.trials.columns)):
-        return [f"trials lacks the columns {missing}, found {sorted(recording.trials.columns)}"]
-    problems = []
-    if unknown := sorted(set(recording.trials["tier"]) - set(TIERS)):
-        problems.append(f"unknown tiers {unknown}, expected {list(TIERS)}")
-    if absent := sorted(set(recording.trials["stimulus"]) - set(recording.stimuli)):
-        problems.append(f"trials show the stimuli {absent}, but only {sorted(recording.stimuli)} exist")
-    if recording.mirror not in MIRRORS:
-        problems.append(f"mirror is {recording.mirror!r}, expected one of {list(MIRRORS)}")
-    for name, stimulus in recording.stimuli.items():
-        if stimulus.frames.ndim != 4:
-            shape = tuple(stimulus.frames.shape)
-            problems.append(f"stimulus {name!r} must be (frame, channel, height, width), found shape {shape}")
-    return problems
-
-
-def _index_problems(recording: Recording) -> list[str]:
-    trial, frame = recording.trial, recording.frame
-    if trial.min() < 0 or trial.max() >= len(recording.trials):
-        found = f"{trial.min()}..{trial.max()}"
-        return [f"bins point to trials {found}, but there are {len(recording.trials)} trials"]
-    problems = []
-    if (np.diff(trial) < 0).any():
-        problems.append("the bins of a trial are not contiguous and in time order")
-    lengths = np.array([recording.stimuli[name].frames.shape[0] for name in recording.trials["stimulus"]])
-    outside = (frame < BLANK) | (frame >= lengths[trial])
-    if outside.any():
-        bin_index = int(np.flatnonzero(outside)[0])
-        row = int(trial[bin_index])
-        name = recording.trials["stimulus"].iloc[row]
-        problems.append(
-            f"bin {bin_index} shows frame {frame[bin_index]} of stimulus {name!r}, which has {lengths[row]} frames"
-        )
-    return problems
-
-
-def _response_problems(recording: Recording) -> list[str]:
-    """Look for NaN in bins that count, chunk by chunk so that streamed responses stay on disk."""
-    bad: list[np.ndarray] = []
-    for start in range(0, recording.n_bins, 2**16):
-        chunk = np.asarray(recording.responses[start : start + 2**16])
-        wrong = ~np.isfinite(chunk) & recording.valid[start : start + 2**16, None]
-        bad.append(np.argwhere(wrong) + np.array([start, 0]))
-    found = np.concatenate(bad)
-    if not len(found):
-        return []
-    first_bin, first_neuron = found[0]
-    return [
-        f"{len(found)} response values are not finite in bins that are not masked, "
-        f"the first at bin {first_bin}, neuron {first_neuron} (mask such bins with valid=False)"
-    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -424,11 +313,13 @@ def read_recording(
     load_frames: bool = True,
     load_responses: bool = True,
     loaded_frames: dict[str, np.ndarray] | None = None,
+    check: bool = True,
 ) -> Recording:
     """Read and validate a recording; what is not loaded stays a lazy h5py dataset.
 
-    `loaded_frames` (content sha256 -> frames) lets sessions share one copy of a movie. Raises RecordingError that names
-    the file, also for truncated or foreign files.
+    `loaded_frames` (content sha256 -> frames) lets sessions share one copy of a movie; `check=False` leaves out the
+    validation, which reads all responses. Raises RecordingError that names the file, also for truncated or foreign
+    files.
     """
     try:
         file = h5py.File(path, "r")
@@ -438,7 +329,8 @@ def read_recording(
         raise RecordingError(f"{path}: not a readable HDF5 file, truncated or damaged ({error})") from error
     try:
         recording = _read_open(file, load_frames, load_responses, {} if loaded_frames is None else loaded_frames)
-        validate(recording)
+        if check:
+            validate(recording)
     except RecordingError as error:
         raise RecordingError(f"{path}: {error}") from error
     except (OSError, KeyError, RuntimeError) as error:
@@ -448,13 +340,39 @@ def read_recording(
     return recording
 
 
-def read_recordings(paths: Sequence[Path], *, load_frames: bool = True, load_responses: bool = True) -> list[Recording]:
-    """Read several sessions, keeping one copy of every distinct stimulus."""
+def read_recordings(
+    paths: Sequence[Path], *, load_frames: bool = True, memory_budget_bytes: float = float("inf")
+) -> list[Recording]:
+    """Read several sessions, keeping one copy of every distinct stimulus.
+
+    If they would take more memory than the budget, frames and responses stay on disk as lazy datasets.
+    """
+    fits = recordings_bytes(paths) <= memory_budget_bytes
     frames: dict[str, np.ndarray] = {}
     return [
-        read_recording(path, load_frames=load_frames, load_responses=load_responses, loaded_frames=frames)
+        read_recording(path, load_frames=load_frames and fits, load_responses=fits, loaded_frames=frames)
         for path in paths
     ]
+
+
+def read_stimuli(path: Path) -> dict[str, Stimulus]:
+    """Read the stimuli that sessions share, lazily; raises RecordingError that names the file."""
+    try:
+        file = h5py.File(path, "r")
+        return {name: _read_stimulus(file, name, False, {}) for name in file["stimuli"]}
+    except (OSError, KeyError) as error:
+        raise RecordingError(f"{path}: not readable as shared stimuli, missing or damaged ({error})") from error
+
+
+def recordings_bytes(paths: Sequence[Path]) -> int:
+    """Return the memory that sessions take when loaded: every distinct stimulus once, and their responses."""
+    distinct: dict[str, int] = {}
+    responses = 0
+    for path in paths:
+        recording = read_recording(path, load_frames=False, load_responses=False, check=False)
+        distinct |= {stimulus.sha256: stimulus.frames.nbytes for stimulus in recording.stimuli.values()}
+        responses += recording.responses.nbytes
+    return sum(distinct.values()) + responses
 
 
 def _read_open(
@@ -467,8 +385,9 @@ def _read_open(
     responses = bins["responses"]
     optional = {name: bins[name][:] for name in ("behaviour", "pupil_center") if name in bins}
     session_info = {key: _read_array(values) for key, values in file.get("session", {}).items()}
+    texts: Any = {name: str(file.attrs[name]) for name in ("dataset", "session", "species", "area", "mirror", "unit")}
     return Recording(
-        **{name: str(file.attrs[name]) for name in ("dataset", "session", "species", "area", "mirror", "unit")},
+        **texts,
         rate_hz=float(file.attrs["rate_hz"]),
         stimuli={name: _read_stimulus(file, name, load_frames, loaded_frames) for name in file["stimuli"]},
         trials=_read_table(file["trials"]),

@@ -21,6 +21,7 @@ from coread.data_io.cyclers import LongCycler, ShortCycler
 from coread.data_io.dataloader import SessionWindows
 from coread.data_io.splits import TRAIN, VALIDATION, label_bins
 from coread.data_io.statistics import QualityError, Statistics, compute_statistics, constant_neurons
+from coread.models.core_readout import BaseCoreReadout
 from coread.models.initialization import initialize_readouts
 from coread.models.member import Member, build_model
 from coread.recording import Recording
@@ -95,7 +96,7 @@ class Epochs(pl.LightningDataModule):
 
 def _prepare(
     settings: dict[str, Any], recordings: Sequence[Recording], fold: int
-) -> tuple[pl.LightningModule, Labels, Statistics]:
+) -> tuple[BaseCoreReadout, Labels, Statistics]:
     """Build the model, label the bins, fit the statistics, start the readouts from the training bins."""
     _check_sessions(recordings)
     sizes = _sizes(recordings)

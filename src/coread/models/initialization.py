@@ -35,7 +35,7 @@ def initialize_readouts(
     if settings["method"] == "none":
         return
     for recording in recordings:
-        readout = model.readout[recording.session]
+        readout: Any = model.readout[recording.session]
         takes_filters = hasattr(readout, "initialize_filters")
         lag = model.lag if takes_filters else int(settings["n_lags"]) - 1
         sta = compute_sta(recording, labels[recording.session] == TRAIN, lag) / statistics.stim_std
@@ -65,8 +65,12 @@ def output_positions(
     The centre of the image is the centre of the core's output; pooling scales distances by the core's stride. Cells
     whose peak lies outside what the core puts out start at its border.
     """
-    output_size = np.asarray(next(iter(model.readout.values())).in_shape[-2:], float)
+    output_size = np.asarray(_first_readout(model).in_shape[-2:], float)
     stride = float(getattr(model.core, "spatial_stride", 1))
     from_centre = (pixels - (np.asarray(image_size, float) - 1) / 2) / stride
     half = np.maximum((output_size - 1) / 2, 0.5)
     return np.clip(from_centre / half, -1.0, 1.0)[:, ::-1].copy()
+
+
+def _first_readout(model: BaseCoreReadout) -> Any:
+    return next(iter(model.readout.values()))
