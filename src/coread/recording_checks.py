@@ -29,12 +29,11 @@ def validate(recording: Recording) -> None:
 
 def _length_problems(recording: Recording) -> list[str]:
     n_bins = recording.n_bins
-    lengths = {"frame": recording.frame, "responses": recording.responses, "valid": recording.valid}
-    lengths |= {"behaviour": recording.behaviour, "pupil_center": recording.pupil_center}
+    names = ("frame", "responses", "valid", "behaviour", "pupil_center")
     problems = [
         f"{name} has {values.shape[0]} bins, trial has {n_bins}"
-        for name, values in lengths.items()
-        if values is not None and values.shape[0] != n_bins
+        for name in names
+        if (values := getattr(recording, name)) is not None and values.shape[0] != n_bins
     ]
     if recording.responses.ndim != 2:
         problems.append(f"responses must be (bin, neuron), found shape {tuple(recording.responses.shape)}")
