@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from coread.insilico.receptive_fields import ReceptiveFields
-from coread.plotting.style import COLORS, FULL_WIDTH_IN, GREY, Drawing, paper_style, strip
+from coread.plotting.style import COLORS, FULL_WIDTH_IN, GREY, Drawing, paper_style, score_range, strip
 
-N_COLUMNS, MAX_NEURONS = 6, 36
+N_COLUMNS, MAX_NEURONS = 6, 48
+PANEL_IN, TITLE_IN, BOTTOM_IN = 0.62, 0.2, 0.28  # width of an image, room above it, room for scale bar and time axis
 ELLIPSE_SIGMA = 1.5
 
 
@@ -24,17 +25,21 @@ class _Chosen(NamedTuple):
 def draw_receptive_fields(fields: Mapping[str, ReceptiveFields]) -> Drawing:
     """Draw a gallery: spatial part, fitted ellipse and time course of at most MAX_NEURONS neurons of all sessions."""
     chosen = _choose(fields)
+    height, width = next(iter(fields.values())).spatial.shape[-2:]
+    panel = PANEL_IN * min(1.0, height / width)
     n_rows = -(-len(chosen) // N_COLUMNS)
+    size = (FULL_WIDTH_IN, n_rows * (panel + TITLE_IN) + BOTTOM_IN)
     with paper_style():
-        figure = Figure(figsize=(FULL_WIDTH_IN, 0.35 + 1.25 * n_rows), layout="constrained")
-        grid = figure.subplots(n_rows, 2 * N_COLUMNS, squeeze=False, width_ratios=[1.25, 1] * N_COLUMNS)
-        for axes in grid.flat:
-            axes.axis("off")
+        figure = Figure(figsize=size)
         for index, (session, neuron) in enumerate(chosen):
             row, column = divmod(index, N_COLUMNS)
-            field = fields[session]
-            _draw_spatial(grid[row, 2 * column], field, neuron, scale_bar=index == 0)
-            _draw_temporal(grid[row, 2 * column + 1], field, neuron, labelled=index == 0)
+            left = column * FULL_WIDTH_IN / N_COLUMNS + 0.04
+            bottom = size[1] - (row + 1) * (panel + TITLE_IN)
+            labelled = index == N_COLUMNS * (n_rows - 1)  # the first of the last row
+            image = _add_axes(figure, size, (left, bottom, PANEL_IN, panel))
+            _draw_spatial(image, fields[session], neuron, scale_bar=labelled)
+            course = _add_axes(figure, size, (left + PANEL_IN + 0.05, bottom, 0.42, panel))
+            _draw_temporal(course, fields[session], neuron, labelled=labelled)
     n_neurons = sum(len(field.table) for field in fields.values())
     selection = "all" if len(chosen) == n_neurons else f"{len(chosen)} evenly chosen of"
     first = next(iter(fields.values()))
@@ -54,6 +59,14 @@ def draw_receptive_fields(fields: Mapping[str, ReceptiveFields]) -> Drawing:
         )
     )
     return Drawing(figure, caption)
+
+
+def _add_axes(figure: Figure, size: tuple[float, float], box_in: tuple[float, float, float, float]) -> Axes:
+    """Add axes without frame at (left, bottom, width, height) in inches."""
+    left, bottom, width, height = box_in
+    axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
+    axes.axis("off")
+    return axes
 
 
 def _choose(fields: Mapping[str, ReceptiveFields]) -> Sequence[_Chosen]:
@@ -78,7 +91,7 @@ def _draw_spatial(axes: Axes, field: ReceptiveFields, neuron: int, *, scale_bar:
         ellipse.set(fill=False, edgecolor="black", linewidth=0.7)
         axes.add_patch(ellipse)
     sign = {1: "ON", -1: "OFF"}.get(int(row["polarity"]), "")
-    axes.set_title(f"{row.get('unit_id', neuron)}  {sign}", fontsize=5.5, pad=2)
+    axes.set_title(f"{row.get('unit_id', neuron)}  {sign}", fontsize=5.5, pad=1.5)
     axes.set_xlim(-0.5, image.shape[1] - 0.5)
     axes.set_ylim(image.shape[0] - 0.5, -0.5)
     if scale_bar:
@@ -107,6 +120,7 @@ def _draw_temporal(axes: Axes, field: ReceptiveFields, neuron: int, *, labelled:
     if labelled:
         axes.axis("on")
         axes.spines["left"].set_visible(False)
+        axes.patch.set_visible(False)
         axes.set_yticks([])
         axes.set_xticks([time_ms[-1], 0], [f"{time_ms[-1]:.0f}", "0 ms"], fontsize=5.5)
 
@@ -123,7 +137,7 @@ def draw_truth_cosine(fields: Mapping[str, ReceptiveFields]) -> Drawing | None:
         figure = Figure(figsize=(FULL_WIDTH_IN, 2.3), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
         for position, name in enumerate(names):
-            color = COLORS[position % (len(COLORS) - 1)]
+            color = COLORS[position % len(COLORS)]
             strip(left, position, table["truth_cosine"].to_numpy(float)[kind == name], color)
             if "truth_distance_px" in table:
                 chosen = kind == name
@@ -132,7 +146,7 @@ def draw_truth_cosine(fields: Mapping[str, ReceptiveFields]) -> Drawing | None:
         left.set(ylabel="cosine with the true filter")
         right.set(xlabel="distance from the true centre (px)", ylabel="cosine with the true filter")
         for axes in (left, right):
-            axes.set_ylim(min(0.0, float(table["truth_cosine"].min()) - 0.03), 1.03)
+            axes.set_ylim(score_range(table["truth_cosine"].to_numpy(float)))
     cosine = table["truth_cosine"].to_numpy(float)
     caption = (
         f"Estimated against true receptive fields of {np.isfinite(cosine).sum()} simulated neurons: cosine over space "

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from coread.eval.scores import DATA, ENSEMBLE
 from coread.plotting.style import (
@@ -17,6 +18,7 @@ from coread.plotting.style import (
     LIGHT_GREY,
     Drawing,
     paper_style,
+    score_range,
     strip,
 )
 
@@ -34,7 +36,7 @@ def draw_score_distribution(scores: pd.DataFrame) -> Drawing | None:
         return None
     with paper_style():
         figure = Figure(figsize=(FULL_WIDTH_IN, 2.35 * len(stimuli)), layout="constrained")
-        grid = figure.subplots(len(stimuli), 3, squeeze=False, width_ratios=[1.25, 1, 1.25])
+        grid = figure.subplots(len(stimuli), 3, squeeze=False, width_ratios=[1.2, 1, 1.3])
         counts = []
         for row, stimulus in zip(grid, stimuli, strict=True):
             wide = _per_neuron(tested[tested["stimulus"] == stimulus])
@@ -42,6 +44,8 @@ def draw_score_distribution(scores: pd.DataFrame) -> Drawing | None:
             _draw_predictors(row[0], wide, included, stimulus)
             _draw_against_ceiling(row[1], wide, included)
             _draw_share_of_ceiling(row[2], wide, included)
+            if row[0] is not grid[-1, 0]:
+                row[2].tick_params(labelbottom=False)
             counts.append(f"{stimulus}: n = {included.sum()} neurons, {(~included).sum()} excluded")
     members = [name for name in dict.fromkeys(tested["predictor"]) if name not in (ENSEMBLE, DATA)]
     caption = (
@@ -84,7 +88,7 @@ def _draw_predictors(axes: Axes, wide: pd.DataFrame, included: np.ndarray, stimu
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylabel("correlation to average")
     axes.set_title(stimulus)
-    _unit_range(axes, wide[names].to_numpy(float))
+    axes.set_ylim(score_range(wide[names].to_numpy(float)[included]))
 
 
 def _draw_against_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray) -> None:
@@ -94,13 +98,13 @@ def _draw_against_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray) 
     axes.errorbar(x[shown], y[shown], yerr=lengths[:, shown], fmt="none", ecolor=LIGHT_GREY, elinewidth=0.5, zorder=1)
     axes.scatter(x[included], y[included], s=7, color=ENSEMBLE_COLOR, alpha=0.7, linewidths=0, zorder=2)
     axes.scatter(x[~included], y[~included], s=7, facecolors="none", edgecolors=GREY, linewidths=0.5, zorder=2)
-    low = min(0.0, float(np.nanmin([x, y], initial=0.0)))
-    axes.plot([low, 1], [low, 1], color="black", linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
+    low, high = score_range(np.stack([x, y])[:, included])
+    axes.plot([low, high], [low, high], color="black", linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
     axes.set_xlabel("noise ceiling")
     axes.set_ylabel("ensemble")
     axes.set_aspect("equal", adjustable="box")
-    axes.set_xlim(low, 1.02)
-    axes.set_ylim(low, 1.02)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
 
 
 def _draw_share_of_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray) -> None:
@@ -109,7 +113,7 @@ def _draw_share_of_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray)
     names = sorted(set(kind)) if (kind != "").any() else [""]
     for position, name in enumerate(names):
         member = kind == name
-        strip(axes, position, share[member], COLORS[position % (len(COLORS) - 1)], included[member])
+        strip(axes, position, share[member], COLORS[position % len(COLORS)], included[member])
     axes.axhline(1, color="black", linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
     labels = [name.replace("_", " ") or "all neurons" for name in names]
     axes.set_xticks(
@@ -117,13 +121,7 @@ def _draw_share_of_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray)
     )
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylabel("fraction of ceiling")
-    _unit_range(axes, share[included])
-
-
-def _unit_range(axes: Axes, values: np.ndarray) -> None:
-    finite = values[np.isfinite(values)]
-    if len(finite):
-        axes.set_ylim(min(0.0, float(finite.min()) - 0.03), max(1.03, float(finite.max()) + 0.03))
+    axes.set_ylim(score_range(share[included]))
 
 
 def draw_learning_curves(histories: Mapping[str, pd.DataFrame]) -> Drawing | None:
@@ -136,19 +134,21 @@ def draw_learning_curves(histories: Mapping[str, pd.DataFrame]) -> Drawing | Non
         left, middle, right = figure.subplots(1, 3)
         for index, (name, history) in enumerate(histories.items()):
             color = COLORS[index % len(COLORS)]
-            left.plot(history["epoch"], history["train_loss"], color=color, linewidth=0.8, linestyle=(0, (3, 2)))
-            left.plot(history["epoch"], history["val_loss"], color=color, label=name)
-            middle.plot(history["epoch"], history["val_correlation"], color=color)
-            best = int(np.nanargmax(history["val_correlation"]))
-            top = history.iloc[best]
-            middle.plot(top["epoch"], top["val_correlation"], "o", color=color, markersize=3)
-            right.plot(history["epoch"], history["learning_rate"], color=color)
+            epoch = history["epoch"].to_numpy() + 1  # epochs are counted from 0 in files, from 1 for people
+            left.plot(epoch, history["train_loss"], color=color, linewidth=0.8, linestyle=(0, (3, 2)))
+            left.plot(epoch, history["val_loss"], color=color, label=name)
+            correlation = history["val_correlation"].to_numpy()
+            best = int(np.nanargmax(correlation))
+            middle.plot(epoch, correlation, color=color)
+            middle.plot(epoch[best], correlation[best], "o", color=color, markersize=3)
+            right.plot(epoch, history["learning_rate"], color=color)
         left.set(ylabel="loss", title="training (dashed), validation (solid)")
         middle.set(ylabel="validation correlation", title="best epoch marked")
         right.set(ylabel="learning rate")
         right.set_ylim(bottom=0)
         for axes in (left, middle, right):
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(histories) <= 8:
             left.legend()
     best_values = [history["val_correlation"].max() for history in histories.values()]

@@ -1,5 +1,6 @@
 """One look for all figures: sizes of a printed page, colours that colour-blind readers can tell apart."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,8 @@ from matplotlib.figure import Figure
 
 from coread.provenance import write_text
 
-# Okabe & Ito 2008, black last
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+# Okabe & Ito 2008 without yellow, which is too light for dots and thin lines on white paper
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY, LIGHT_GREY = "#6E6E6E", "#C8C8C8"
 ENSEMBLE_COLOR, CEILING_COLOR = COLORS[0], COLORS[1]
 FULL_WIDTH_IN, HALF_WIDTH_IN = 7.2, 3.5  # 183 and 89 mm: two columns and one column of a journal page
@@ -39,9 +40,13 @@ RC: Any = {
     "legend.fontsize": 6.5,
     "legend.frameon": False,
     "lines.linewidth": 1.0,
+    "figure.constrained_layout.w_pad": 0.08,
     "pdf.fonttype": 42,
     "savefig.dpi": DPI,
 }
+
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # subsetting fonts for PDF logs every glyph
 
 
 class Drawing(NamedTuple):
@@ -76,6 +81,13 @@ def save_drawing(drawing: Drawing, path: Path) -> list[Path]:
     return written
 
 
+def score_range(values: Float[np.ndarray, "..."]) -> tuple[float, float]:
+    """Return limits of an axis of scores: from the tenth below the lowest value to a little above 1 or the highest."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    return float(np.floor(10 * (low - 0.01)) / 10), max(1.015, high + 0.015)
+
+
 def strip(
     axes: Axes, position: float, values: Float[np.ndarray, "neuron"], color: str, included: np.ndarray | None = None
 ) -> None:
@@ -86,7 +98,8 @@ def strip(
     shown = np.isfinite(values)
     included = np.ones(len(values), bool) if included is None else included
     offset = np.zeros(len(values))
-    offset[np.argsort(values, kind="stable")] = 0.28 * np.sin(np.arange(len(values)) * 2.399963)  # golden angle
+    # multiples of the golden ratio keep neighbours in rank apart and need no random numbers
+    offset[np.argsort(values, kind="stable")] = 0.56 * ((np.arange(len(values)) * 0.6180339887) % 1 - 0.5)
     full, hollow = shown & included, shown & ~included
     size = 7.0 if len(values) <= 150 else 2.5
     axes.scatter(position + offset[full], values[full], s=size, color=color, alpha=0.55, linewidths=0, zorder=2)

@@ -1,0 +1,60 @@
+"""The report: all results of all experiments in one self-contained HTML file."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+from coread.provenance import code_version, library_versions, machine, write_text
+from coread.report.contents import collect_experiment
+from coread.report.tables import difference_rows, overview_rows
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    path: Path,
+    experiments: Sequence[str],
+    results_dir: Path,
+    recordings: Mapping[str, Sequence[Path]],
+    members: Mapping[str, Sequence[Path]],
+) -> None:
+    """Write the report of the given experiments, atomically; it makes no request to any other file or host.
+
+    `recordings` and `members` list the files of each experiment; everything else is read from its place below
+    `results_dir`: `{experiment}/{scores.csv, receptive_fields.csv, config/*.yaml, figures/*}` and `tables/*.csv`.
+    What an experiment does not have is left out. Raises OSError or ValueError that names a damaged file.
+    """
+    summary = pd.read_csv(results_dir / "tables" / "scores.csv")
+    differences = pd.read_csv(results_dir / "tables" / "differences.csv")
+    page = (
+        _environment()
+        .get_template("template.html")
+        .render(
+            experiments=[
+                collect_experiment(name, results_dir, recordings[name], members[name], summary) for name in experiments
+            ],
+            overview=overview_rows(summary),
+            differences=difference_rows(differences),
+            created=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
+            code=code_version(),
+            libraries=library_versions(),
+            machine=machine(),
+        )
+    )
+    write_text(path, page)
+
+
+def _environment() -> jinja2.Environment:
+    folder = resources.files("coread.report")
+    sources = {name: (folder / name).read_text(encoding="utf-8") for name in ("template.html", "page.css", "page.js")}
+    return jinja2.Environment(
+        loader=jinja2.DictLoader(sources),
+        autoescape=jinja2.select_autoescape(["html"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

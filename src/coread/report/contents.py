@@ -1,0 +1,231 @@
+"""What the report says about one experiment, read from its files."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+
+from coread.eval.scores import DATA, ENSEMBLE, read_scores
+from coread.provenance import file_sha256
+from coread.recording import Recording, digest_path, read_recording
+from coread.report.tables import Table, make_table, rows_of, summary_rows
+
+FIGURES = {
+    "score_distribution": "Scores",
+    "traces": "Recorded and predicted responses",
+    "receptive_fields": "Receptive fields",
+    "truth_cosine": "Receptive fields against the truth",
+    "learning_curves": "Learning curves",
+}
+HEADLINE = {
+    "correlation_to_average": "correlation to average",
+    "fraction_of_ceiling": "fraction of the noise ceiling",
+    "feve": "FEVE",
+}
+NEURON_METRICS = ["single_trial_correlation", "correlation_to_average", "fraction_of_ceiling", "feve"]
+FIELD_COLUMNS = ["polarity", "diameter_um", "diameter_px", "latency_s", "biphasic_index", "truth_cosine"]
+
+
+class Figure(NamedTuple):
+    """An embedded image with its caption."""
+
+    name: str
+    title: str
+    caption: str
+    image: str
+
+
+class Headline(NamedTuple):
+    """One number at the top of an experiment."""
+
+    label: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class ExperimentContents:
+    """Everything the template shows of one experiment."""
+
+    name: str
+    sentences: list[str]
+    headlines: list[Headline]
+    recordings: Table
+    members: Table
+    summary: Table
+    neurons: Table
+    figures: list[Figure]
+    configs: list[tuple[str, str]]
+    files: Table
+
+
+def collect_experiment(
+    name: str, results_dir: Path, recordings: Sequence[Path], members: Sequence[Path], summary: pd.DataFrame
+) -> ExperimentContents:
+    """Read the files of one experiment; `summary` is the table of all experiments' summaries."""
+    folder = results_dir / name
+    sessions = [read_recording(path, load_frames=False, load_responses=False, check=False) for path in recordings]
+    scores = read_scores(folder / "scores.csv")
+    fields_path = folder / "receptive_fields.csv"
+    fields = pd.read_csv(fields_path, dtype={"unit_id": str}) if fields_path.exists() else None
+    own = summary[summary["experiment"] == name]
+    configs = sorted((folder / "config").glob("*.yaml"))
+    produced = [folder / "scores.csv", *([fields_path] if fields is not None else [])]
+    predictions = [path.with_name("predictions.h5") for path in members]
+    return ExperimentContents(
+        name=name,
+        sentences=_sentences(sessions, members, configs),
+        headlines=_headlines(own),
+        recordings=_recording_table(sessions),
+        members=_member_table(members),
+        summary=summary_rows(own),
+        neurons=_neuron_table(scores, fields),
+        figures=_figures(folder / "figures"),
+        configs=[(path.stem, path.read_text(encoding="utf-8")) for path in configs],
+        files=_file_table(results_dir, recordings, [*configs, *members, *predictions, *produced]),
+    )
+
+
+def _sentences(sessions: Sequence[Recording], members: Sequence[Path], configs: Sequence[Path]) -> list[str]:
+    first = sessions[0]
+    subject = " ".join(part for part in (first.species, first.area) if part)
+    n_neurons = sum(session.n_neurons for session in sessions)
+    said = [
+        f"Dataset {first.dataset}{f' ({subject})' if subject else ''}: {n_neurons} neurons in {len(sessions)} "
+        f"{'session' if len(sessions) == 1 else 'sessions'}, {first.unit} at {first.rate_hz:.4g} bins per second."
+    ]
+    settings = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in configs}
+    model = settings.get("train", {}).get("model", {})
+    if model:
+        parts = [str(model[part]["_target_"]).rsplit(".", 1)[-1] for part in ("core", "readout") if part in model]
+        described = f" ({' with '.join(parts)})" if parts else ""
+        count = f"{len(members)} {'member' if len(members) == 1 else 'members'}"
+        name = str(model.get("_target_", "")).rsplit(".", 1)[-1]
+        said.append(f"Model {name}{described}; {count} (folds and seeds), whose mean prediction is the ensemble.")
+    return said
+
+
+def _headlines(summary: pd.DataFrame) -> list[Headline]:
+    """Return the ensemble's mean of the main metrics on every test stimulus."""
+    chosen = summary[(summary["predictor"] == ENSEMBLE) & (summary["tier"] != "validation")]
+    order = {metric: rank for rank, metric in enumerate(HEADLINE)}
+    usable = [row for row in rows_of(chosen) if row.metric in HEADLINE and np.isfinite(row.mean)]
+    return [
+        Headline(
+            f"{HEADLINE[row.metric]}, {row.stimulus}",
+            f"{row.mean:.3f}",
+            f"95 % interval {row.ci_low:.3f} to {row.ci_high:.3f}, median {row.median:.3f}, n = {row.n}",
+        )
+        for row in sorted(usable, key=lambda row: (row.stimulus, order[row.metric]))
+    ]
+
+
+def _recording_table(sessions: Sequence[Recording]) -> Table:
+    rows = []
+    for session in sessions:
+        tier = session.bin_column("tier").astype(str)
+        tested = session.trials[session.trials["tier"].isin(["test", "final_test"])]
+        repeats = tested.groupby("stimulus").size()
+        rows.append(
+            {
+                "session": session.session,
+                "neurons": session.n_neurons,
+                "bins": session.n_bins,
+                "training bins": int(np.isin(tier, ("train", "validation")).sum()),
+                "test bins": int(np.isin(tier, ("test", "final_test")).sum()),
+                "masked bins": int((~session.valid).sum()),
+                "test trials": ", ".join(f"{name}: {count}" for name, count in repeats.items()),
+                "frame (channel, height, width)": " or ".join(
+                    sorted({" x ".join(map(str, stimulus.frames.shape[1:])) for stimulus in session.stimuli.values()})
+                ),
+            }
+        )
+    return make_table(pd.DataFrame(rows))
+
+
+def _member_table(members: Sequence[Path]) -> Table:
+    rows = []
+    for path in members:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        history = pd.DataFrame(content["history"])
+        # a member that was never trained has no history
+        best = history.iloc[int(history["val_correlation"].argmax())] if len(history) else pd.Series(dtype=float)
+        rows.append(
+            {
+                "member": f"fold{content['fold']}_seed{content['seed']}",
+                "parameters": sum(int(values.numel()) for values in content["state_dict"].values()),
+                "epochs": len(history),
+                "best epoch": best.get("epoch", np.nan) + 1,
+                "validation correlation": best.get("val_correlation", np.nan),
+                "training time (s)": float(history["seconds"].sum()) if len(history) else np.nan,
+                "coread": str(content["coread_version"]),
+            }
+        )
+    caption = "Validation correlation: mean over neurons over all validation bins, in the best epoch."
+    formats = {"training time (s)": lambda value: f"{value:.1f}", "best epoch": lambda value: f"{value:.0f}"}
+    return make_table(pd.DataFrame(rows), formats, caption)
+
+
+def _neuron_table(scores: pd.DataFrame, fields: pd.DataFrame | None) -> Table:
+    """Return one row per neuron and test stimulus: the ensemble's scores beside the receptive field."""
+    key = ["session", "unit_id", "cell_type", "stimulus", "included"]
+    tested = scores[scores["tier"] != "validation"]
+    ensemble = tested[(tested["predictor"] == ENSEMBLE) & tested["metric"].isin(NEURON_METRICS)]
+    data = tested[(tested["predictor"] == DATA) & tested["metric"].isin(["noise_ceiling", "explainable_variance"])]
+    wide = pd.concat([ensemble, data]).pivot_table(
+        index=[*key, "neuron"],
+        columns="metric",
+        values="value",
+        sort=False,
+        dropna=False,
+        observed=True,
+        aggfunc="first",
+    )
+    wide = wide.dropna(how="all").reset_index()
+    columns = [*key, *(name for name in [*NEURON_METRICS, "noise_ceiling", "explainable_variance"] if name in wide)]
+    if fields is not None:
+        extra = [name for name in FIELD_COLUMNS if name in fields and fields[name].notna().any()]
+        wide = wide.merge(fields[["session", "neuron", *extra]], on=["session", "neuron"], how="left")
+        columns += [name for name in extra if not (name == "diameter_px" and "diameter_um" in extra)]
+    if (wide["cell_type"] == "").all():
+        columns.remove("cell_type")
+    formats: dict[str, Any] = {
+        "polarity": lambda value: {1: "ON", -1: "OFF"}.get(int(value), ""),
+        "diameter um": lambda value: f"{value:.0f}",
+        "diameter px": lambda value: f"{value:.1f}",
+    }
+    named = wide[columns].rename(columns=lambda name: str(name).replace("_", " "))
+    caption = "Ensemble scores of every neuron; what each column means stands under Definitions."
+    return make_table(named, formats, caption, filterable=True)
+
+
+def _figures(folder: Path) -> list[Figure]:
+    figures = []
+    for name, title in FIGURES.items():
+        image = folder / f"{name}.png"
+        if image.exists():
+            encoded = base64.b64encode(image.read_bytes()).decode()
+            caption = image.with_suffix(".txt").read_text(encoding="utf-8").strip()
+            figures.append(Figure(name, title, caption, f"data:image/png;base64,{encoded}"))
+    return figures
+
+
+def _file_table(results_dir: Path, recordings: Sequence[Path], produced: Sequence[Path]) -> Table:
+    """Return the sha256 of every file that decides the numbers: of recordings, the digest of their content."""
+    rows = [(path, digest_path(path)) for path in recordings]
+    known = [(path, sidecar.read_text().strip() if sidecar.exists() else file_sha256(path)) for path, sidecar in rows]
+    known += [(path, file_sha256(path)) for path in produced if path.exists()]
+    frame = pd.DataFrame([(_relative(path, results_dir), digest) for path, digest in known], columns=["file", "sha256"])
+    return make_table(frame, caption="For recordings: sha256 of their content, however HDF5 packs it.")
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Return a path below the results, so that the report names no folder of this machine."""
+    absolute, base = path.resolve(), folder.resolve()
+    return str(absolute.relative_to(base)) if absolute.is_relative_to(base) else path.name

@@ -1,0 +1,196 @@
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from coread.eval.predictions import write_predictions
+from coread.eval.scores import write_scores
+from coread.eval.tables import write_tables
+from coread.insilico.receptive_fields import write_receptive_fields
+from coread.plotting import write_figures
+from coread.provenance import file_sha256
+from coread.recording import digest_path, write_recording
+from coread.report import write_report
+from tests.results import CONFIG, N_NEURONS, make_fields, make_histories, make_predictions, make_recording, make_scores
+
+NAMES = ["first_model", "second_model"]
+TRAIN_SLICE = "model:\n  _target_: toy.models.ToyModel\n  core:\n    _target_: toy.Core\n  comment: 'a < b & c'\n"
+
+
+class Page(HTMLParser):
+    """What a reader sees and what a browser would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self._table, self._cell = "", False
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        if "id" in values:
+            self.ids.append(str(values["id"]))
+        if tag == "a":
+            self.links.append(str(values["href"]))
+        if tag in ("img", "script", "link", "iframe"):
+            self.sources += [str(values[key]) for key in ("src", "href") if key in values]
+        if tag == "table":
+            self._table = str(values["id"])
+            self.tables[self._table] = []
+        if tag == "tr":
+            self.tables[self._table].append([])
+        self._cell = tag in ("td", "button")
+        if self._cell:
+            self.tables[self._table][-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+        if self._cell and self._table:
+            self.tables[self._table][-1][-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._cell = False
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of two experiments, the second without figures, receptive fields or learning curves."""
+    folder = tmp_path_factory.mktemp("results")
+    recording, histories = make_recording(), make_histories()
+    write_recording(recording, folder / "data" / "toy" / "a.h5")
+    for name in NAMES:
+        place, predictions, scores = folder / name, make_predictions(name), make_scores(name)
+        write_scores(scores, place / "scores.csv")
+        for member in predictions:
+            member_place = place / f"fold{member.fold}" / f"seed{member.seed}"
+            write_predictions(member, member_place / "predictions.h5")
+            history = histories[member.name] if name == NAMES[0] else histories[member.name].iloc[:0]
+            content = {"fold": member.fold, "seed": member.seed, "coread_version": "0.0.9"}
+            weights = {"weight": torch.zeros(1234)}
+            torch.save(
+                content | {"history": history.to_dict("list"), "state_dict": weights}, member_place / "model.ckpt"
+            )
+        (place / "config").mkdir()
+        (place / "config" / "train.yaml").write_text(TRAIN_SLICE)
+        if name == NAMES[0]:
+            fields = make_fields()
+            write_receptive_fields(fields, place / "receptive_fields.h5", place / "receptive_fields.csv")
+            write_figures(
+                place / "figures",
+                scores=scores,
+                histories=histories,
+                recordings=[recording],
+                predictions=predictions,
+                fields=fields,
+            )
+    write_tables([folder / name / "scores.csv" for name in NAMES], folder / "tables", CONFIG)
+    return folder
+
+
+def write(results: Path) -> str:
+    path = results / "report.html"
+    recordings = {name: [results / "data" / "toy" / "a.h5"] for name in NAMES}
+    members = {name: sorted((results / name).glob("fold*/seed*/model.ckpt")) for name in NAMES}
+    write_report(path, NAMES, results, recordings, members)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def text(results: Path) -> str:
+    return write(results)
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_nothing_is_fetched_from_anywhere(page: Page, text: str) -> None:
+    assert page.sources
+    assert all(source.startswith("data:") for source in page.sources)
+    assert not re.search(r"url\(|@import|https?://", text)
+
+
+def test_every_entry_of_the_contents_leads_somewhere(page: Page) -> None:
+    targets = [link.removeprefix("#") for link in page.links]
+    assert {"overview", "first_model", "first_model-receptive_fields", "second_model-config", "provenance"} <= set(
+        targets
+    )
+    assert set(targets) <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_figures_are_embedded_with_their_captions(page: Page, results: Path) -> None:
+    figures = results / "first_model" / "figures"
+    images = [source for source in page.sources if source.startswith("data:image/png")]
+    assert len(images) == 5
+    decoded = [base64.b64decode(image.split(",", 1)[1]) for image in images]
+    shown = "".join(page.words)
+    for path in figures.glob("*.png"):
+        assert path.read_bytes() in decoded
+        assert path.with_suffix(".txt").read_text().strip() in shown
+
+
+def test_the_overview_holds_the_ensembles_numbers(page: Page, results: Path) -> None:
+    header, *rows = page.tables["overview-table"]
+    assert [row[:2] for row in rows] == [[name, "probe"] for name in NAMES]
+    scores = make_scores()
+    chosen = scores[
+        (scores["predictor"] == "ensemble") & (scores["metric"] == "correlation_to_average") & scores["included"]
+    ]
+    cell = rows[0][header.index("correlation to average")]
+    assert cell.startswith(f"{chosen['value'].mean():.3f}")
+    assert rows[0][header.index("n")] == str(len(chosen))
+    assert rows[0][header.index("excluded")] == str(N_NEURONS - len(chosen))
+
+
+def test_every_neuron_has_a_row_with_its_receptive_field_where_there_is_one(page: Page) -> None:
+    header, *rows = page.tables["first_model-neurons-table"]
+    assert [row[header.index("unit id")] for row in rows] == [f"unit_{i}" for i in range(N_NEURONS)]
+    assert [row[header.index("polarity")] for row in rows] == ["ON", "OFF"] * (N_NEURONS // 2)
+    assert rows[-1][header.index("included")] == "no"
+    assert "diameter px" not in header, "micrometres are known"
+    assert "polarity" not in page.tables["second_model-neurons-table"][0]
+
+
+def test_members_configuration_and_checksums_are_told(page: Page, results: Path, text: str) -> None:
+    header, first, _ = page.tables["first_model-members-table"]
+    told = dict(zip(header, first, strict=True))
+    assert (told["member"], told["parameters"], told["best epoch"]) == ("fold0_seed0", "1,234", "4")
+    assert (told["validation correlation"], told["training time (s)"]) == ("0.600", "9.0")
+    assert "comment: &#39;a &lt; b &amp; c&#39;" in text, "configuration is shown, not interpreted"
+    files = {row[0]: row[1] for row in page.tables["first_model-files-table"][1:]}
+    recording = results / "data" / "toy" / "a.h5"
+    assert files["data/toy/a.h5"] == digest_path(recording).read_text().strip()
+    for name in ("scores.csv", "fold0/seed1/model.ckpt", "fold0/seed0/predictions.h5", "config/train.yaml"):
+        assert files[f"first_model/{name}"] == file_sha256(results / "first_model" / name)
+    assert str(results) not in text, "no folder of this machine is named"
+    shown = "".join(page.words)
+    assert "Dataset toy (axolotl): 8 neurons in 1 session, spike count at 30 bins per second." in shown
+    assert "Model ToyModel (Core); 2 members" in shown
+
+
+def test_paired_differences_are_shown_for_experiments_that_share_a_dataset(page: Page) -> None:
+    rows = page.tables["differences-table"][1:]
+    assert rows
+    assert {row[0] for row in rows} == {"first_model − second_model"}  # noqa: RUF001
+    assert all(row[4].startswith("+0.000") for row in rows)
+
+
+def test_a_missing_member_is_named(results: Path) -> None:
+    with pytest.raises(OSError, match=r"nowhere\.ckpt"):
+        write_report(
+            results / "other.html",
+            NAMES[:1],
+            results,
+            {NAMES[0]: [results / "data" / "toy" / "a.h5"]},
+            {NAMES[0]: [results / "nowhere.ckpt"]},
+        )
+    assert not (results / "other.html").exists()
