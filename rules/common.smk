@@ -10,7 +10,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from coread.catalogue import Catalogue
-from coread.config import STAGES, ConfigError
+from coread.config import STAGES
 from coread.signatures import deciding_code
 
 ROOT = os.path.relpath(workflow.basedir)
@@ -21,7 +21,7 @@ try:
     # a job of the running workflow composes at most its own experiment
     if workflow.is_main_process:
         CATALOGUE.check()
-except ConfigError as error:
+except (ValueError, OSError) as error:
     raise WorkflowError(str(error)) from None
 
 # `python` is the one that runs Snakemake; in a container, where that folder is absent, the container's.
