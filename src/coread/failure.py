@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def reported_errors() -> Iterator[None]:
+def reported_errors(*, in_terminal: bool = False) -> Iterator[None]:
     """Turn an exception of the block into `error: <sentence>` and its traceback on standard error, exit status 1.
 
-    The sentence comes first: it is what the workflow shows of a failed job's log.
+    The sentence comes first: it is what the workflow shows of a failed job's log. In a terminal it stands alone where
+    it says what is wrong with the input.
     """
     try:
         yield

@@ -16,7 +16,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--clip-length", type=int, default=75, help="frames per clip; stimulus i has 70 + i clips")
     parser.add_argument("--seed", type=int, default=0, help="seed of stimuli and neurons")
     arguments = parser.parse_args(argv)
-    with reported_errors():
+    with reported_errors(in_terminal=True):
         from coread.data_io.tutorial_data import create_data
 
         create_data(

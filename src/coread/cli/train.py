@@ -2,13 +2,13 @@
 
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from coread.config import ConfigError, compose, config_directory, stage_slice
+from coread.cli.hydra_entry import member_folder, run_with_config
+from coread.config import stage_slice
 from coread.failure import reported_errors
 
 log = logging.getLogger(__name__)
@@ -25,38 +25,8 @@ def main(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return
-    with reported_errors():
-        arguments = _with_config_path(argv)
-        # Hydra's own command line understands --multirun, --cfg and the rest; it reads sys.argv
-        sys.argv = ["coread train", *arguments]
-        hydra.main(config_path=None, version_base="1.3")(_train)()
-
-
-def _with_config_path(argv: list[str]) -> list[str]:
-    """Return the arguments with an absolute config folder, and check the named config file for unknown keys."""
-    directory, rest = _take(argv, ("--config-path", "-cp"))
-    name, _ = _take(rest, ("--config-name", "-cn"))
-    if name is None:
-        known = sorted(path.stem for path in config_directory().glob("*.yaml"))
-        raise ConfigError(f"--config-name is missing; shipped configs: {', '.join(known)}")
-    folder = config_directory() if directory is None else Path(directory)
-    if not folder.is_dir():
-        if directory != "configs":
-            raise ConfigError(f"--config-path {directory}: there is no such folder")
-        folder = config_directory()  # the documented `--config-path configs` works from any folder
-    compose(name, (), folder)
-    return ["--config-path", str(folder.resolve()), *rest]
-
-
-def _take(argv: list[str], names: tuple[str, ...]) -> tuple[str | None, list[str]]:
-    """Return an option's value and the arguments without it."""
-    for index, argument in enumerate(argv):
-        if argument in names and index + 1 < len(argv):
-            return argv[index + 1], argv[:index] + argv[index + 2 :]
-        for name in names:
-            if argument.startswith(f"{name}="):
-                return argument.split("=", 1)[1], argv[:index] + argv[index + 1 :]
-    return None, argv
+    with reported_errors(in_terminal=True):
+        run_with_config("train", argv, _train)
 
 
 def _train(config: DictConfig) -> None:
@@ -65,7 +35,7 @@ def _train(config: DictConfig) -> None:
 
     data_dir = None if config.paths.data_dir is None else Path(config.paths.data_dir)
     recordings = build_recordings(stage_slice(config, "data")["data_io"], data_dir)
-    folder = Path(config.paths.output_dir) / config.exp_name / f"fold{config.fold}" / f"seed{config.seed}"
+    folder = member_folder(config)
     loggers = [hydra.utils.instantiate(logger, save_dir=str(folder)) for logger in config.logger.values()]
     member = train(
         stage_slice(config, "train"),
