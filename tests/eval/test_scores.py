@@ -195,6 +195,28 @@ def test_scores_do_not_depend_on_the_order_of_members_and_survive_the_file(examp
     pd.testing.assert_frame_equal(read_scores(tmp_path / "scores.csv"), scores, check_dtype=False, check_exact=True)
 
 
+def test_no_score_depends_on_how_many_neurons_are_scored_together(
+    example: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording, members, scores = example
+    monkeypatch.setattr("coread.eval.scores.BLOCK_VALUES", 1)
+    one_by_one = score_experiment([recording], members, CONFIG)
+    pd.testing.assert_frame_equal(one_by_one, scores, check_exact=False, rtol=1e-9)
+
+
+def test_responses_that_can_be_negative_have_no_poisson_loss(example: tuple) -> None:
+    recording, members, scores = example
+    assert scores[scores["metric"] == "poisson_loss"]["value"].notna().all()
+    shifted = recording.responses - np.array([0, 1, 0, 0], np.float32)
+    fluorescence = score_experiment([replace(recording, responses=shifted)], members, CONFIG)
+    loss = fluorescence[fluorescence["metric"] == "poisson_loss"].groupby("neuron")["value"].count()
+    assert loss[1] == 0
+    assert (loss[[0, 2, 3]] > 0).all()
+    same = pick(fluorescence, stimulus="probe_a", predictor="ensemble", metric="correlation_to_average")
+    expected = pick(scores, stimulus="probe_a", predictor="ensemble", metric="correlation_to_average")
+    np.testing.assert_allclose(same, expected, rtol=1e-5)
+
+
 def test_what_does_not_fit_is_named(example: tuple, tmp_path: Path) -> None:
     recording, members, _ = example
     with pytest.raises(ScoreError, match="no predictions to score"):

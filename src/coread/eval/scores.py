@@ -28,6 +28,7 @@ from coread.provenance import write_text
 from coread.recording import Recording
 
 ENSEMBLE, DATA = "ensemble", "data"  # predictors that are no member; `data`: scores that need no model
+BLOCK_VALUES = 2**24  # responses scored at a time: 128 MiB in float64
 COLUMNS = [
     "experiment",
     "dataset",
@@ -108,9 +109,9 @@ def _score_session(
     included_somewhere = np.zeros(recording.n_neurons, bool)
     tables = tested_rows(recording, members)
     for stimulus, table in tables.items():
-        responses = gather_repeats(recording.responses, table).astype(np.float64)
+        responses = gather_repeats(recording.responses, table)
         seed = _seed(config, recording.session, stimulus)
-        values, included = _test_scores(responses, predict_rows(members, table), config, seed)
+        values, included = _test_scores_in_blocks(responses, predict_rows(members, table), config, seed)
         included_somewhere |= included
         tier = str(recording.bin_column("tier")[table.max(axis=1)[0]])
         yield _frame(recording, values, stimulus, tier, responses.shape[0], responses.shape[1], included)
@@ -151,13 +152,42 @@ def predict_rows(
 ) -> dict[str, Float[np.ndarray, "row neuron"]]:
     """Return the prediction of every member and of the ensemble, their mean, for each row."""
     shown = table.max(axis=1)  # any bin of a row: its repeats share their prediction
-    of_row = {name: member.prediction[shown].astype(np.float64) for name, member in members.items()}
-    return of_row | {ENSEMBLE: np.mean(list(of_row.values()), axis=0)}
+    of_row = {name: member.prediction[shown] for name, member in members.items()}
+    return of_row | {ENSEMBLE: np.mean(list(of_row.values()), axis=0, dtype=np.float64)}
 
 
 def _seed(config: Mapping[str, Any], *names: str) -> list[int]:
     """Return a seed of its own for each session and stimulus, so that adding one changes no other's interval."""
     return [int(config["bootstrap"]["seed"]), *(zlib.crc32(name.encode()) for name in names)]
+
+
+def _test_scores_in_blocks(
+    responses: Float[np.ndarray, "row repeat neuron"],
+    predictions: Mapping[str, Float[np.ndarray, "row neuron"]],
+    config: Mapping[str, Any],
+    seed: Sequence[int],
+) -> tuple[Values, Bool[np.ndarray, "neuron"]]:
+    """Score blocks of neurons, so that the float64 copies of thousands of neurons never lie in memory together.
+
+    Every block draws the same resamples of the repeats: no score or interval depends on the size of a block.
+    """
+    n_neurons = responses.shape[2]
+    size = max(1, BLOCK_VALUES // (responses.shape[0] * responses.shape[1]))
+    blocks = [slice(first, first + size) for first in range(0, n_neurons, size)]
+    scored = [
+        _test_scores(
+            responses[..., block].astype(np.float64),
+            {name: prediction[:, block].astype(np.float64) for name, prediction in predictions.items()},
+            config,
+            seed,
+        )
+        for block in blocks
+    ]
+    joined: Values = {}
+    for key in scored[0][0]:
+        value, low, high = (np.concatenate(parts) for parts in zip(*(values[key] for values, _ in scored), strict=True))
+        joined[key] = (value, low, high)
+    return joined, np.concatenate([included for _, included in scored])
 
 
 def _test_scores(
@@ -166,7 +196,7 @@ def _test_scores(
     config: Mapping[str, Any],
     seed: Sequence[int],
 ) -> tuple[Values, Bool[np.ndarray, "neuron"]]:
-    varies = np.nanvar(responses, axis=(0, 1)) > 0
+    varies = np.nanmax(responses, axis=(0, 1)) > np.nanmin(responses, axis=(0, 1))
     explainable = np.where(varies, explainable_vs_total_var(responses)[0], np.nan)
     ceiling = noise_ceiling(responses)
     values = {
@@ -197,8 +227,9 @@ def _model_scores(
         "normalized_correlation": normalized_correlation(responses, prediction),
         "fraction_of_ceiling": to_average / ceiling,
         "feve": feve(responses, prediction),
+        "poisson_loss": _poisson_loss(responses, prediction),
     }
-    return {(name, metric): value for metric, value in scores.items()} | _poisson_loss(name, responses, prediction)
+    return {(name, metric): value for metric, value in scores.items()}
 
 
 def _intervals(
@@ -219,14 +250,12 @@ def _intervals(
 
 
 def _poisson_loss(
-    name: str, responses: Float[np.ndarray, "row repeat neuron"], prediction: Float[np.ndarray, "row neuron"]
-) -> dict[tuple[str, str], PerNeuron]:
-    """Return the loss of counts or rates; responses that can be negative have none."""
-    if np.nanmin(responses) < 0:
-        return {}
+    responses: Float[np.ndarray, "row repeat neuron"], prediction: Float[np.ndarray, "row neuron"]
+) -> PerNeuron:
+    """Return the loss of counts or rates; NaN for neurons whose responses can be negative."""
     # an identity output may undershoot zero, where the loss is not defined
-    rate = np.maximum(prediction, 0.0)[:, None]
-    return {(name, "poisson_loss"): poisson_loss_numpy(responses, rate, mean_axis=(0, 1))}
+    loss = poisson_loss_numpy(responses, np.maximum(prediction, 0.0)[:, None], mean_axis=(0, 1))
+    return np.where(np.nanmin(responses, axis=(0, 1)) < 0, np.nan, loss)
 
 
 def _validation_scores(
@@ -244,8 +273,10 @@ def _validation_scores(
             if name == ENSEMBLE
             else members[name].prediction[rows].astype(np.float64)
         )
-        values = {(name, "single_trial_correlation"): single_trial_correlation(responses, prediction)}
-        values |= _poisson_loss(name, responses, prediction)
+        values = {
+            (name, "single_trial_correlation"): single_trial_correlation(responses, prediction),
+            (name, "poisson_loss"): _poisson_loss(responses, prediction),
+        }
         nothing = np.full(recording.n_neurons, np.nan)
         without_interval: Values = {key: (value, nothing, nothing) for key, value in values.items()}
         yield _frame(recording, without_interval, "validation", "validation", len(rows), 1, included)
