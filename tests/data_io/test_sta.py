@@ -61,7 +61,7 @@ def test_sta_equals_the_average_over_spikes_minus_the_average_over_bins(monkeypa
     bins = np.random.default_rng(0).random(recording.n_bins) > 0.3
     expected = direct_sta(recording, bins, lag=5)
     np.testing.assert_allclose(compute_sta(recording, bins, lag=5), expected, atol=1e-3)
-    monkeypatch.setattr("coread.data_io.sta.CHUNK_VALUES", 64 * 30)
+    monkeypatch.setattr("coread.data_io.sta.CHUNK_VALUES", 640)  # several chunks of bins and blocks of lags
     np.testing.assert_allclose(compute_sta(recording, bins, lag=5), expected, atol=1e-3)
 
 

@@ -34,24 +34,32 @@ def compute_sta(
     chunk_length = max(64, CHUNK_VALUES // int(np.prod(shape)))
     level = _common_level(recording, used)
     mean, mean_magnitude = _response_means(recording, used, chunk_length)
-    total = np.zeros((recording.n_neurons, lag + 1, int(np.prod(shape))), np.float32)
+    total = np.zeros((lag + 1, recording.n_neurons, int(np.prod(shape))), np.float32)
     for name, chunk in _chunks(recording, used, chunk_length):
-        stimulus = recording.stimuli[name]
-        # a zero-sum weight removes the mean stimulus exactly, lag by lag
+        # weights that sum to zero remove the mean stimulus exactly, lag by lag
         weight = (read_rows(recording.responses, chunk) - mean).astype(np.float32)
         shown = recording.frame[chunk[:, None] - np.arange(lag + 1)]
         distinct, position = np.unique(shown, return_inverse=True)
-        frames = _physical_frames(stimulus, distinct) - level
-        columns = np.arange(len(chunk))
-        for step, rows in enumerate(position.reshape(shown.shape).T):
-            to_frames = sparse.csr_array(
-                (np.ones(len(chunk), np.float32), (rows, columns)), (len(distinct), len(chunk))
-            )
-            total[:, step] += (to_frames @ weight).T @ frames
-    total /= (used.sum() * np.maximum(mean_magnitude, np.finfo(np.float32).tiny))[:, None, None]
-    average = total.reshape(recording.n_neurons, lag + 1, *shape)
+        frames = _physical_frames(recording.stimuli[name], distinct) - level
+        position = position.reshape(shown.shape)
+        # lags side by side: one large matrix product is many times faster than a small one per lag
+        n_block = max(1, CHUNK_VALUES // (len(distinct) * recording.n_neurons))
+        for first in range(0, lag + 1, n_block):
+            block = slice(first, min(first + n_block, lag + 1))
+            of_frames = np.stack([_sum_by(rows, weight, len(distinct)) for rows in position.T[block]])
+            total[block] += (of_frames.reshape(-1, len(distinct)) @ frames).reshape(total[block].shape)
+    total /= (used.sum() * np.maximum(mean_magnitude, np.finfo(np.float32).tiny))[:, None]
+    average = total.swapaxes(0, 1).reshape(recording.n_neurons, lag + 1, *shape)
     flipped = {"none": average, "height": average[..., ::-1, :], "width": average[..., ::-1]}[recording.mirror]
     return np.ascontiguousarray(flipped)
+
+
+def _sum_by(
+    rows: Int[np.ndarray, "bin"], weight: Float32[np.ndarray, "bin neuron"], n_rows: int
+) -> Float32[np.ndarray, "neuron row"]:
+    """Add up the weights of all bins with the same row."""
+    entries = (np.ones(len(rows), np.float32), (rows, np.arange(len(rows))))
+    return (sparse.csr_array(entries, (n_rows, len(rows))) @ weight).T
 
 
 def _frame_shape(recording: Recording, used: Bool[np.ndarray, "bin"]) -> tuple[int, ...]:
