@@ -46,9 +46,10 @@ def draw_receptive_fields(fields: Mapping[str, ReceptiveFields]) -> Drawing:
     unit = "µm" if first.pixel_um is not None else "px"
     diameter = np.concatenate([field.table[f"diameter_{unit.replace('µ', 'u')}"] for field in fields.values()])
     consistency = np.concatenate([field.table["member_consistency"] for field in fields.values()])
+    sessions = "one session" if len(fields) == 1 else f"{len(fields)} sessions"
     caption = (
-        f"Receptive fields of {selection} {n_neurons} model neurons in {len(fields)} sessions: gradient of the "
-        "response with respect to the stimulus, averaged over members, split into a spatial part (red: same sign as "
+        f"Receptive fields of {selection} {n_neurons} model neurons of {sessions}: gradient of "
+        "the response with respect to the stimulus, averaged over members, split into a spatial part (red: same sign as "
         f"the centre; scaled to its peak; ellipse: {ELLIPSE_SIGMA} standard deviations of the fitted Gaussian) and a "
         f"time course (dots: bins, oldest left, the current bin right; up: brighter raises the response). Median "
         f"diameter {np.nanmedian(diameter):.3g} {unit}"

@@ -43,8 +43,8 @@ def draw_traces(
         unit = "spikes / s" if _counts_spikes(recordings[0]) else recordings[0].unit
         figure.supylabel(f"response ({unit})", fontsize=7)
     caption = (
-        f"Recorded (grey: mean over repeats ± s.e.m.) and predicted responses (blue: ensemble of {len(predictions)} "
-        f"members) to the first {WINDOW_S:g} s of the test stimuli. Rows: the neurons at the "
+        f"Recorded (grey: mean over repeats ± s.e.m.) and predicted responses (blue: {_ensemble(len(predictions))}) "
+        f"to the first {WINDOW_S:g} s of the test stimuli. Rows: the neurons at the "
         f"{', '.join(f'{100 * quantile:.0f}' for quantile in QUANTILES)} % quantiles of the correlation to the average "
         "(r, over the whole stimulus) among included neurons of all sessions, best first."
     )
@@ -86,6 +86,10 @@ def _choose(scores: pd.DataFrame) -> pd.DataFrame:
         picked = ordered.iloc[places].assign(rank=range(len(places)))
         parts.append(picked.drop_duplicates(["session", "neuron"]))
     return pd.concat(parts, ignore_index=True) if parts else usable
+
+
+def _ensemble(n_members: int) -> str:
+    return "one member" if n_members == 1 else f"ensemble of {n_members} members"
 
 
 def _counts_spikes(recording: Recording) -> bool:

@@ -120,7 +120,7 @@ def _headlines(summary: pd.DataFrame) -> list[Headline]:
         Headline(
             f"{HEADLINE[row.metric]}, {row.stimulus}",
             f"{row.mean:.3f}",
-            f"95 % interval {row.ci_low:.3f} to {row.ci_high:.3f}, median {row.median:.3f}, n = {row.n}",
+            f"95 % interval {row.ci_low:.3f} to {row.ci_high:.3f}, median {row.median:.3f}, n\u00a0=\u00a0{row.n}",
         )
         for row in sorted(usable, key=lambda row: (row.stimulus, order[row.metric]))
     ]
