@@ -48,9 +48,9 @@ def draw_receptive_fields(fields: Mapping[str, ReceptiveFields]) -> Drawing:
     consistency = np.concatenate([field.table["member_consistency"] for field in fields.values()])
     sessions = "one session" if len(fields) == 1 else f"{len(fields)} sessions"
     caption = (
-        f"Receptive fields of {selection} {n_neurons} model neurons of {sessions}: gradient of "
-        "the response with respect to the stimulus, averaged over members, split into a spatial part (red: same sign as "
-        f"the centre; scaled to its peak; ellipse: {ELLIPSE_SIGMA} standard deviations of the fitted Gaussian) and a "
+        f"Receptive fields of {selection} {n_neurons} model neurons of {sessions}: gradient of the response "
+        "with respect to the stimulus, averaged over members, split into a spatial part (red: same sign as the centre; "
+        f"scaled to its peak; ellipse: {ELLIPSE_SIGMA} standard deviations of the fitted Gaussian) and a "
         f"time course (dots: bins, oldest left, the current bin right; up: brighter raises the response). Median "
         f"diameter {np.nanmedian(diameter):.3g} {unit}"
         + (
