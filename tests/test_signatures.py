@@ -54,7 +54,7 @@ def test_constructor_arguments(package: Path, target: str, expected: set | None)
 
 @pytest.mark.parametrize("target", ["pack.absent.Thing", "pack.plain.Absent"])
 def test_a_name_that_the_package_does_not_have_is_refused(package: Path, target: str) -> None:
-    with pytest.raises(LookupError, match="absent|Absent"):
+    with pytest.raises(LookupError, match=r"absent|Absent"):
         constructor_arguments(target, package)
 
 

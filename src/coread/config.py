@@ -82,6 +82,7 @@ def experiment_slice(experiment: str, stage: str, directory: Path | None = None)
     return stage_slice(compose(experiment, (), directory), stage)
 
 
+@functools.cache
 def stage_text(experiment: str, stage: str, directory: Path | None = None) -> str:
     """Return the canonical YAML text of one stage's settings; raises ConfigError."""
     return canonical_text(experiment_slice(experiment, stage, directory))
@@ -143,6 +144,8 @@ def _check_outer_keys(path: Path, directory: Path) -> None:
     """Compare the keys that an outer config writes itself with what its defaults composed."""
     own = _read_yaml(path)
     defaults = own.pop("defaults", [])
+    if own.keys() <= set(OUTER_KEYS):
+        return
     name = f"_defaults_of_{path.stem}"
     ConfigStore.instance().store(name=name, node={"defaults": [entry for entry in defaults if entry != "_self_"]})
     composed = OmegaConf.to_container(_hydra_compose(name, (), directory), resolve=False)
