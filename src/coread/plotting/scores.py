@@ -155,7 +155,7 @@ def draw_learning_curves(histories: Mapping[str, pd.DataFrame]) -> Drawing | Non
     caption = (
         f"Learning curves of every member ({len(histories)}; fold and seed). Left: mean loss per bin and neuron on "
         "training (dashed) and validation bins (solid). Middle: mean over neurons of the correlation over all "
-        f"validation bins; dots mark the best epochs ({min(best_values):.3f} to {max(best_values):.3f}), whose weights are "
-        "kept. Right: learning rate at the end of each epoch."
+        f"validation bins; dots mark the best epochs ({min(best_values):.3f} to {max(best_values):.3f}), whose weights "
+        "are kept. Right: learning rate at the end of each epoch."
     )
     return Drawing(figure, caption)
