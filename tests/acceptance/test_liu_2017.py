@@ -1,0 +1,48 @@
+"""A real recording through the workflow: salamander ganglion cells of Liu et al. 2017, two folds x two seeds."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coread.eval.scores import read_scores
+from tests.conftest import REPOSITORY
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.mark.timeout(5400)
+def test_the_ensemble_predicts_the_frozen_noise(reference_data, tmp_path):
+    convert = reference_data / "data" / "liu2017" / "convert.py"
+    subprocess.run([sys.executable, str(convert), str(tmp_path / "data")], check=True)
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(REPOSITORY), str(clone)], check=True)
+    command = ["snakemake", "--profile", "profiles/local", "scores", "insilico", "--config"]
+    command += ["experiments=[liu_2017]", f"data_dirs={{liu_2017: {tmp_path / 'data'}}}"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    start = time.perf_counter()
+    subprocess.run(command, cwd=clone, env=environment, check=True)
+    print(f"\nthe workflow took {time.perf_counter() - start:.0f} s")
+
+    for path in sorted(clone.glob("logs/train_member/liu_2017/fold*/seed*.tsv")):
+        row = next(csv.DictReader(path.open(), delimiter="\t"))
+        print(f"  {path.parent.name} {path.stem}: {row['s']} s wall, {row['cpu_time']} s CPU, {row['max_rss']} MB")
+    scores = read_scores(clone / "results" / "liu_2017" / "scores.csv")
+    median = {}
+    for (predictor, metric), group in scores[scores["tier"] == "test"].groupby(["predictor", "metric"]):
+        values = group["value"].to_numpy(float)
+        median[predictor, metric] = np.nanmedian(values)
+        print(
+            f"  {predictor:12} {metric:26} median {np.nanmedian(values):.3f} mean {np.nanmean(values):.3f} n {len(values)}"
+        )
+    assert median["ensemble", "correlation_to_average"] >= 0.60
+    members = [
+        value for (predictor, metric), value in median.items() if predictor.startswith("fold") and "average" in metric
+    ]
+    assert len(members) == 4
+    assert median["ensemble", "correlation_to_average"] > np.mean(members)
