@@ -37,9 +37,8 @@ def test_the_ensemble_predicts_the_frozen_noise(reference_data, tmp_path):
     for (predictor, metric), group in scores[scores["tier"] == "test"].groupby(["predictor", "metric"]):
         values = group["value"].to_numpy(float)
         median[predictor, metric] = np.nanmedian(values)
-        print(
-            f"  {predictor:12} {metric:26} median {np.nanmedian(values):.3f} mean {np.nanmean(values):.3f} n {len(values)}"
-        )
+        middle, mean = np.nanmedian(values), np.nanmean(values)
+        print(f"  {predictor:12} {metric:26} median {middle:.3f} mean {mean:.3f} n {len(values)}")
     assert median["ensemble", "correlation_to_average"] >= 0.60
     members = [
         value for (predictor, metric), value in median.items() if predictor.startswith("fold") and "average" in metric
