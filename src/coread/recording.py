@@ -4,7 +4,6 @@ A recording is a table of bins. A bin is the shortest stretch of time with one r
 (an uninterrupted presentation) and shows one frame of that trial's stimulus. Nothing fitted lives in a recording.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ import pandas as pd
 from jaxtyping import Bool, Float32, Int32
 
 from coread import __version__
+from coread.content_hash import ContentHash
 from coread.recording_checks import BLANK, MIRRORS, TIERS, RecordingError, validate
 from coread.stored_dtype import smallest_exact
 
@@ -65,7 +65,7 @@ class Stimulus:
         """Return the sha256 of the content: values, dtype, shape and attributes."""
         if self.sha256:
             return self.sha256
-        digest = _ContentHash()
+        digest = ContentHash()
         digest.add_attributes(_stimulus_attributes(self))
         digest.add_array("frames", self.frames)
         return digest.hexdigest()
@@ -177,7 +177,7 @@ def digest_path(path: Path) -> Path:
 
 def content_digest(recording: Recording) -> str:
     """Return the sha256 of everything a recording says, independent of how HDF5 packs it."""
-    digest = _ContentHash()
+    digest = ContentHash()
     digest.add_attributes(_root_attributes(recording))
     for name in sorted(recording.stimuli):
         digest.add_text(f"stimuli/{name}", recording.stimuli[name].digest())
@@ -189,35 +189,6 @@ def content_digest(recording: Recording) -> str:
     for key in sorted(recording.session_info):
         digest.add_array(f"session/{key}", _storable(np.asarray(recording.session_info[key])))
     return digest.hexdigest()
-
-
-class _ContentHash:
-    """A sha256 over named arrays and texts."""
-
-    def __init__(self) -> None:
-        self._sha = hashlib.sha256()
-
-    def add_text(self, name: str, text: str) -> None:
-        self._sha.update(f"{name}\0{text}\0".encode())
-
-    def add_attributes(self, attributes: Mapping[str, Any]) -> None:
-        for name in sorted(attributes):
-            self.add_text(name, repr(attributes[name]))
-
-    def add_array(self, name: str, values: np.ndarray | h5py.Dataset) -> None:
-        if values.dtype.kind == "O":
-            self.add_text(name, "\0".join(str(v) for v in np.asarray(values).reshape(-1)))
-            return
-        self.add_text(name, f"{values.dtype.str}{tuple(values.shape)}")
-        rows = values.shape[0] if values.ndim else 0
-        step = max(1, 2**24 // max(1, int(np.prod(values.shape[1:])) * values.dtype.itemsize))
-        for start in range(0, rows, step):
-            self._sha.update(np.ascontiguousarray(values[start : start + step]).data)
-        if not values.ndim:
-            self._sha.update(np.asarray(values[()]).tobytes())
-
-    def hexdigest(self) -> str:
-        return self._sha.hexdigest()
 
 
 def _stimulus_attributes(stimulus: Stimulus) -> dict[str, float]:
