@@ -220,7 +220,8 @@ EDITS: dict[str, tuple[Callable[[Campaign], None], Jobs]] = {
     ),
     "code of the scores": (_reworded("src/coread/eval/scores.py"), ALL_EVALUATED),
     "code of the trainer": (_reworded("src/coread/training.py"), {"train_member": 3, **PREDICTED}),
-    "code of the report": (_reworded("src/coread/report.py"), {"write_report": 1}),
+    "code of the report": (_reworded("src/coread/report/__init__.py"), {"write_report": 1}),
+    "look of the report": (_replaced("src/coread/report/page.css", "{", "{ "), {"write_report": 1}),
     "a script": (_reworded("workflow_scripts/score.py"), ALL_EVALUATED),
     "an added seed": (
         _replaced("configs/workflow.yaml", "- 1\n", "- 1\n        - 2\n"),
@@ -286,7 +287,8 @@ def test_a_killed_member_leaves_nothing_half_made_and_goes_on(finished: Campaign
     campaign.snakemake("results/tiny/config/train.yaml")
     command = [sys.executable, "workflow_scripts/train.py", "--config", "results/tiny/config/train.yaml"]
     command += ["--recordings", "results/data/tiny/tiny_0.h5", "--digests", "results/data/tiny/tiny_0.sha256"]
-    command += ["--fold", "1", "--seed", "0", "--log-dir", "logs/killed", "--output", "results/killed/model.ckpt"]
+    command += ["--fold", "1", "--seed", "0", "--memory-mb", "1000", "--log-dir", "logs/killed"]
+    command += ["--output", "results/killed/model.ckpt"]
     with campaign.start(command) as process:
         while not list(campaign.root.glob("results/killed/.work/*/last.ckpt")):
             assert process.poll() is None, process.communicate()[0]

@@ -16,13 +16,19 @@ def reported_errors(*, in_terminal: bool = False) -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        print(f"error: {_sentence(error)}\n\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        sentence = _sentence(error)
+        shown = (
+            sentence
+            if in_terminal and sentence is not None
+            else f"{sentence or repr(error)}\n\n{traceback.format_exc()}"
+        )
+        print(f"error: {shown}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 
-def _sentence(error: BaseException) -> str:
-    # what was wrong with the input stands in the first ValueError or OSError; Hydra wraps it in an error of its own
+def _sentence(error: BaseException) -> str | None:
+    """Return what is wrong with the input: the first ValueError or OSError, which Hydra wraps in its own error."""
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, ValueError | OSError) and str(cause)):
         cause = cause.__cause__
-    return repr(error) if cause is None else str(cause)
+    return None if cause is None else str(cause)

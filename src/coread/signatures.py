@@ -15,15 +15,19 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parent
 # what scripts import although no number depends on it: an edit there must not re-run a stage
 NO_NUMBERS = frozenset({"coread", "coread.config", "coread.failure", "coread.provenance", "coread.signatures"})
+TEMPLATES = frozenset({".html", ".css", ".js"})
 
 
 def deciding_code(script: Path, settings: str, package: Path = PACKAGE) -> list[Path]:
     """Return the modules of this package that decide a script's numbers, given the text of its settings.
 
-    These are the modules it imports, directly or not, and those of the classes that `_target_` in the settings names.
+    These are the modules it imports, directly or not, those of the classes that `_target_` in the settings names, and
+    what lies beside them in their packages (templates).
     """
     modules = imported_modules([script], sorted(set(re.findall(r"_target_: (\S+)", settings))), package)
-    return [file for name in modules if name not in NO_NUMBERS and (file := module_file(name, package)) is not None]
+    files = [file for name in modules if name not in NO_NUMBERS and (file := module_file(name, package)) is not None]
+    folders = [file.parent for file in files if file.name == "__init__.py"]
+    return files + sorted(path for folder in folders for path in folder.glob("*.*") if path.suffix in TEMPLATES)
 
 
 def constructor_arguments(target: str, package: Path = PACKAGE) -> frozenset[str] | None:
