@@ -251,6 +251,13 @@ def test_constant_neurons_can_be_allowed(tmp_path):
     assert np.isfinite(member.history["val_correlation"]).all()
 
 
+def test_a_diverged_training_is_an_error_and_no_member(tmp_path):
+    model = SETTINGS["model"] | {"learning_rate": 1e30}
+    settings = SETTINGS | {"model": model, "lr_scheduler": None, "trainer": {"max_epochs": 3}}
+    with pytest.raises(ValueError, match=r"the training loss is nan in epoch 1: lower model\.learning_rate"):
+        fit(tmp_path, settings=settings)
+
+
 def test_streamed_training_equals_loaded_training(tmp_path):
     from coread.recording import read_recordings, write_recording
 

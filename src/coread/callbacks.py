@@ -1,6 +1,7 @@
 """Lightning callbacks of a member's training: what survives a kill, and what a log file shows."""
 
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -70,8 +71,13 @@ class LearningCurve(Callback):
         self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add this epoch's row."""
+        """Add this epoch's row; raises ValueError for a loss that is not finite, which no later epoch can mend."""
         metrics = trainer.callback_metrics
+        if not math.isfinite(float(metrics["train_loss"])):
+            epoch, loss = trainer.current_epoch + 1, float(metrics["train_loss"])
+            raise ValueError(
+                f"the training loss is {loss} in epoch {epoch}: lower model.learning_rate or clip gradients"
+            )
         row: dict[str, float] = {"epoch": trainer.current_epoch}
         for name in ("train_loss", "train_penalty", "val_loss", "val_correlation"):
             row[name] = float(metrics[name]) if name in metrics else float("nan")
