@@ -6,7 +6,6 @@ from omegaconf import DictConfig
 
 from coread.cli.hydra_entry import experiment_folder, run_with_config
 from coread.config import stage_slice
-from coread.failure import reported_errors
 
 USAGE = """usage: coread evaluate --config-name NAME [--config-path DIR] [key=value ...]
 
@@ -22,8 +21,7 @@ def main(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return
-    with reported_errors(in_terminal=True):
-        run_with_config("evaluate", argv, _evaluate)
+    run_with_config("evaluate", argv, _evaluate)
 
 
 def _evaluate(config: DictConfig) -> None:

@@ -1,21 +1,46 @@
 """What the commands with a Hydra config share: finding the config folder, checking the config, calling Hydra."""
 
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 
-from coread.config import ConfigError, compose, config_directory
+from coread.config import ConfigError, closest, compose, config_directory
+from coread.failure import reported_errors
 
 
 def run_with_config(command: str, argv: list[str], function: Callable[[DictConfig], None]) -> None:
-    """Check the named config for unknown keys, then let Hydra's own command line compose it and call the function."""
-    arguments = _with_config_path(argv)
-    # Hydra understands --multirun, --cfg and the rest; it reads sys.argv
-    sys.argv = [f"coread {command}", *arguments]
-    hydra.main(config_path=None, version_base="1.3")(function)()
+    """Let Hydra's own command line compose the named config, check it for unknown keys and call the function with it.
+
+    Whatever goes wrong ends the process with status 1 and one sentence.
+    """
+
+    def job(config: DictConfig) -> None:
+        # inside the job, because Hydra puts text of its own before an error that leaves it
+        with reported_errors(in_terminal=True):
+            _check(name, HydraConfig.get().overrides.task, folder)
+            function(config)
+
+    with reported_errors(in_terminal=True):
+        name, folder, rest = _named_config(argv)
+        base = compose(name, (), folder)
+        # Hydra understands --multirun, --cfg and the rest; it reads sys.argv
+        overrides = [text for text in rest if not text.startswith("-") and ("=" in text or text.startswith("~"))]
+        options = [text for text in rest if text not in overrides]  # Hydra wants them before all overrides
+        options += ["--config-path", str(folder.resolve()), "--config-name", name]
+        sys.argv = [f"coread {command}", *options, f"hydra.job.name={command}", *overrides]
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its errors itself
+        try:
+            hydra.main(config_path=None, version_base="1.3")(job)()
+        except (ConfigCompositionException, OverrideParseException) as error:
+            raise ConfigError(f"configs/{name}.yaml: {_composition_problem(error, base)}") from error
 
 
 def experiment_folder(config: DictConfig) -> Path:
@@ -28,10 +53,10 @@ def member_folder(config: DictConfig) -> Path:
     return experiment_folder(config) / f"fold{config.fold}" / f"seed{config.seed}"
 
 
-def _with_config_path(argv: list[str]) -> list[str]:
-    """Return the arguments with an absolute config folder, and check the named config file for unknown keys."""
+def _named_config(argv: list[str]) -> tuple[str, Path, list[str]]:
+    """Return name and folder of the config that the arguments name, and the other arguments."""
     directory, rest = _take(argv, ("--config-path", "-cp"))
-    name, _ = _take(rest, ("--config-name", "-cn"))
+    name, rest = _take(rest, ("--config-name", "-cn"))
     if name is None:
         known = sorted(path.stem for path in config_directory().glob("*.yaml"))
         raise ConfigError(f"--config-name is missing; shipped configs: {', '.join(known)}")
@@ -40,8 +65,34 @@ def _with_config_path(argv: list[str]) -> list[str]:
         if directory != "configs":
             raise ConfigError(f"--config-path {directory}: there is no such folder")
         folder = config_directory()  # the documented `--config-path configs` works from any folder
-    compose(name, (), folder)
-    return ["--config-path", str(folder.resolve()), *rest]
+    return name.removesuffix(".yaml"), folder, rest
+
+
+def _check(name: str, overrides: Sequence[str], folder: Path) -> None:
+    """Compose the config once more, for the checks that Hydra's own command line does not make."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        compose(name, overrides, folder)
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def _composition_problem(error: Exception, base: DictConfig) -> str:
+    """Return in one line why Hydra cannot apply the overrides; an unknown key comes with the most similar known one."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown is None:
+        return text
+    *parents, key = unknown[1].split(".")
+    node = base
+    for parent in parents:
+        inner = OmegaConf.select(node, parent)
+        if not isinstance(inner, DictConfig):
+            key = parent
+            break
+        node = inner
+    return f"unknown key {unknown[1]!r}{closest(key, map(str, node))}"
 
 
 def _take(argv: list[str], names: tuple[str, ...]) -> tuple[str | None, list[str]]:

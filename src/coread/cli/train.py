@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from coread.cli.hydra_entry import member_folder, run_with_config
 from coread.config import stage_slice
-from coread.failure import reported_errors
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +24,7 @@ def main(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return
-    with reported_errors(in_terminal=True):
-        run_with_config("train", argv, _train)
+    run_with_config("train", argv, _train)
 
 
 def _train(config: DictConfig) -> None:

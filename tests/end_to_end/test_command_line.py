@@ -1,0 +1,93 @@
+"""The documented way from data to scores on the command line, on small data."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from coread.cli.main import main
+from coread.models.member import load_member
+from tests.end_to_end.conftest import OVERRIDES
+
+Train = Callable[..., None]
+MEMBER = Path("results/hdf5_core_readout/fold0/seed0/model.ckpt")
+
+
+@pytest.mark.slow
+def test_create_train_evaluate_as_documented(data: Path, capfd: pytest.CaptureFixture) -> None:
+    documented = ["--config-path", "configs", "--config-name", "hdf5_core_readout", "paths.data_dir=test_data"]
+    documented += ["data_io.test_names=[random_noise_2, random_noise_3]", "data_io.color_channels=3"]
+    documented += ["data_io.video_height=16", "data_io.video_width=8"]
+    documented += ["exp_name=my_first_coread_run", *OVERRIDES, "trainer.max_epochs=2"]
+    main(["train", *documented])
+    folder = Path("results/my_first_coread_run")
+    member = load_member(folder / "fold0/seed0/model.ckpt")
+    assert len(member.history) == 2
+    assert pd.read_csv(folder / "fold0/seed0/history.csv")["val_correlation"].notna().all()
+    assert (folder / "fold0/seed0/logs/csv/metrics.csv").exists()
+    assert not (folder / "fold0/seed0/.work").exists()
+
+    main(["evaluate", *documented])
+    scores = pd.read_csv(folder / "scores.csv")
+    rows = ["session", "neuron", "stimulus", "tier", "predictor", "metric"]
+    assert {"experiment", "dataset", "value", "included", *rows} <= set(scores.columns)
+    assert not scores.duplicated(rows).any()
+    assert set(scores["stimulus"]) == {"random_noise_2", "random_noise_3", "validation"}
+    assert set(scores["experiment"]) == {"my_first_coread_run"}
+    of_ensemble = scores[(scores["metric"] == "correlation_to_average") & (scores["predictor"] == "ensemble")]
+    assert len(of_ensemble) == 2 * sum(member.data_info["n_neurons_dict"].values())
+    assert of_ensemble["value"].notna().all()
+    assert "correlation_to_average" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_multirun_trains_one_member_per_seed(data: Path, train: Train) -> None:
+    train("seed=0,1", "--multirun")
+    zero, one = (load_member(MEMBER.parents[1] / f"seed{seed}" / "model.ckpt") for seed in (0, 1))
+    assert (zero.seed, one.seed) == (0, 1)
+    kernel = "core.features.layer0.conv.weight"
+    weights = [dict(member.model.named_parameters()) for member in (zero, one)]
+    name = next(name for name in weights[0] if name.startswith(kernel.rsplit(".", 1)[0]))
+    assert not torch.equal(weights[0][name], weights[1][name])
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_after_a_kill(data: Path, train: Train, capfd: pytest.CaptureFixture) -> None:
+    program = "import sys; from coread.cli.main import main; main(sys.argv[1:])"
+    same = [*OVERRIDES, "trainer.max_epochs=10", "paths.data_dir=test_data", "paths.output_dir=results"]
+    command = [sys.executable, "-c", program, "train", "--config-name", "hdf5_core_readout", *same]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    last = MEMBER.parent / ".work" / "last.ckpt"
+    for _ in range(1200):
+        if last.exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert last.exists()
+    assert not MEMBER.exists()
+
+    train(epochs=10)
+    assert "resuming from" in capfd.readouterr().out
+    resumed = load_member(MEMBER)
+    assert not last.exists()
+    train("paths.output_dir=uninterrupted", epochs=10)
+    whole = load_member(Path("uninterrupted") / MEMBER.relative_to("results"))
+    assert resumed.history["epoch"].tolist() == whole.history["epoch"].tolist()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_evaluating_before_training_says_so(data: Path, capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--config-name", "hdf5_core_readout", "paths.data_dir=test_data"])
+    assert stopped.value.code == 1
+    expected = "error: results/hdf5_core_readout: no trained member (fold*/seed*/model.ckpt); run coread train first\n"
+    assert capfd.readouterr().err == expected
