@@ -253,32 +253,42 @@ def _resampled_powers(
     responses: Repeats, prediction: Float[np.ndarray, "bin neuron"], weights: Float[np.ndarray, "sample repeat"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Signal power, total variance, noise variance and squared error `(sample, neuron)` of weighted repeats."""
-    n_neurons = responses.shape[2]
-    pairs = weights[:, :, None] * weights[:, None] * ~np.eye(weights.shape[1], dtype=bool)
-    pairs = pairs.reshape(len(weights), -1)
-    covariance, freedom = (x.reshape(n_neurons, -1).T for x in _pair_covariances(responses))
+    covariance, freedom = _pair_covariances(responses)
     valid = np.isfinite(responses)
     values, counts = np.where(valid, responses, 0.0), valid.sum(axis=0)
     sums, squares = values.sum(axis=0), np.square(values).sum(axis=0)
     errors = np.where(valid, np.square(values - prediction[:, None]), 0.0).sum(axis=0)
     difference, joint = _pair_differences(values, valid)
     with np.errstate(invalid="ignore", divide="ignore"):
-        power = (pairs @ (covariance * freedom)) / _positive(pairs @ freedom)
-        noise = (pairs @ difference) / (2 * _positive(pairs @ joint))
+        power = _weighted_pairs(weights, covariance * freedom) / _positive(_weighted_pairs(weights, freedom))
+        noise = _weighted_pairs(weights, difference) / (2 * _positive(_weighted_pairs(weights, joint)))
         n = _positive(weights @ counts)
         total = (weights @ squares - np.square(weights @ sums) / n) / (n - 1)
         error = (weights @ errors) / n
     return power, total, noise, error
 
 
+def _weighted_pairs(
+    weights: Float[np.ndarray, "sample repeat"], of_pairs: Float[np.ndarray, "neuron repeat repeat"]
+) -> Float[np.ndarray, "sample neuron"]:
+    """Sum a quantity of two different repeats over all pairs, times the product of their weights, in neuron chunks."""
+    off_diagonal = of_pairs * ~np.eye(of_pairs.shape[1], dtype=bool)
+    if (off_diagonal == off_diagonal[:1]).all():  # counts of bins, where all neurons have the same gaps
+        off_diagonal = off_diagonal[:1]
+    total = np.empty((len(off_diagonal), len(weights)))
+    chunk = max(1, MAX_ELEMENTS // weights.size)
+    for start in range(0, len(total), chunk):
+        total[start : start + chunk] = ((weights @ off_diagonal[start : start + chunk]) * weights).sum(axis=2)
+    return np.broadcast_to(total.T, (len(weights), len(of_pairs)))
+
+
 def _pair_differences(
     values: Repeats, valid: Bool[np.ndarray, "bin repeat neuron"]
-) -> tuple[Float[np.ndarray, "pair neuron"], Float[np.ndarray, "pair neuron"]]:
+) -> tuple[Float[np.ndarray, "neuron repeat repeat"], Float[np.ndarray, "neuron repeat repeat"]]:
     """Sum of squared differences of every two repeats, and the number of bins that both have."""
     traces, mask = np.moveaxis(values, 2, 0), np.moveaxis(valid, 2, 0).astype(np.float64)
     squares = np.square(traces).mT @ mask
-    difference = squares + squares.mT - 2 * traces.mT @ traces
-    return tuple(x.reshape(len(x), -1).T for x in (difference, mask.mT @ mask))  # type: ignore[return-value]
+    return squares + squares.mT - 2 * traces.mT @ traces, mask.mT @ mask
 
 
 def _repeats(responses: np.ndarray) -> Repeats:
