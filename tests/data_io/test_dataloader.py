@@ -179,3 +179,29 @@ def test_statistics_come_from_training_bins_alone():
     changed = compute_statistics([replace(recording, responses=responses)], {"session_0": labels}, response_scale="std")
     for name in ("response_scale", "mean_activity"):
         torch.testing.assert_close(getattr(changed, name), getattr(reference, name), rtol=0, atol=0)
+
+
+def test_sessions_share_one_copy_of_a_stimulus_on_a_device(make_recording):
+    recording = make_recording()
+    other = replace(recording, session="other")
+    labels = label_bins(recording, SPLIT, 0, 5)
+    statistics = compute_statistics([recording, other], {"session_0": labels, "other": labels})
+    options = {"lag": 5, "window_length": 16, "batch_size": 4, "statistics": statistics}
+    for device in ("cpu", "meta"):
+        windows = [SessionWindows(r, labels, TRAIN, device=device, **options) for r in (recording, other)]
+        one, same = (w._on_device["movie"].tensor for w in windows)
+        assert one is same
+        assert one.dtype == torch.uint8
+    on_cpu = SessionWindows(recording, labels, TRAIN, **options)._on_device["movie"].tensor
+    assert np.shares_memory(on_cpu.numpy(), recording.stimuli["movie"].frames)
+
+
+def test_a_memory_mapped_stimulus_is_read_frame_by_frame(make_recording, tmp_path, recwarn):
+    recording = make_recording()
+    np.save(tmp_path / "movie.npy", recording.stimuli["movie"].frames)
+    mapped = replace(recording.stimuli["movie"], frames=np.load(tmp_path / "movie.npy", mmap_mode="r"))
+    lazy = replace(recording, stimuli=recording.stimuli | {"movie": mapped})
+    pairs = [make_windows(r)[0].in_order() for r in (recording, lazy)]
+    for one, other in zip(*pairs, strict=True):
+        assert torch.equal(one.inputs, other.inputs)
+    assert not recwarn.list

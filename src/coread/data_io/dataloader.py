@@ -1,13 +1,14 @@
 """Windows of a recording as batches on the device.
 
 A window is `window_length` frames in and `window_length - lag` bins out. The stimulus stays one tensor in its stored
-dtype; a batch gathers its frames by index and normalises them on the device. Recordings whose frames or responses are
-lazy h5py datasets are read window by window instead.
+dtype, one on a device for all sessions that see it; a batch gathers its frames by index and normalises them there.
+Recordings whose frames or responses are lazy h5py datasets are read window by window instead.
 """
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import h5py
 import numpy as np
@@ -80,7 +81,7 @@ def read_rows(values: np.ndarray | h5py.Dataset, rows: Int[np.ndarray, "row"]) -
 
 
 class SessionWindows:
-    """All windows of one session and label, cut into batches; iterate an epoch with `epoch(number)`."""
+    """All windows of one session and label, cut into batches; an epoch is `shuffled(rng)` or `in_order()`."""
 
     def __init__(
         self,
@@ -106,9 +107,9 @@ class SessionWindows:
         codes = {name: code for code, name in enumerate(self._stimulus_names)}
         self._trial_stimulus = recording.trials["stimulus"].map(codes).to_numpy()
         self._on_device = {
-            name: torch.as_tensor(stimulus.frames, device=self.device)
+            name: ResidentFrames.of(stimulus.frames, self.device)
             for name, stimulus in recording.stimuli.items()
-            if not isinstance(stimulus.frames, h5py.Dataset)
+            if isinstance(stimulus.frames, np.ndarray) and stimulus.frames.flags.writeable
         }
 
     @property
@@ -147,23 +148,61 @@ class SessionWindows:
         shape = self.recording.stimuli[self._stimulus_names[0]].frames.shape[1:]
         inputs = torch.empty((len(trial), shape[0], frames.shape[1], *shape[1:]), device=self.device)
         for code in np.unique(codes):
-            rows = np.flatnonzero(codes == code)
-            inputs[rows] = self._gather(self._stimulus_names[code], frames[rows])
-        return mirrored(inputs, self.recording.mirror)
+            rows, name = np.flatnonzero(codes == code), self._stimulus_names[code]
+            inputs[rows] = stimulus_input(
+                self.recording, name, frames[rows], self.statistics, self.device, self._on_device.get(name)
+            )
+        return inputs
 
-    def _gather(self, name: str, frames: Int[np.ndarray, "batch time"]) -> Tensor:
-        stimulus = self.recording.stimuli[name]
-        index = np.maximum(frames, 0)
-        if name in self._on_device:
-            raw = self._on_device[name][torch.as_tensor(index, device=self.device)]
-        else:
-            rows = read_rows(stimulus.frames, index.reshape(-1))
-            raw = torch.as_tensor(rows, device=self.device).unflatten(0, index.shape)
-        values = normalised(raw, stimulus, self.statistics)
-        if (frames == BLANK).any():
-            blank = (stimulus.blank_value - self.statistics.stim_mean) / self.statistics.stim_std
-            values[torch.as_tensor(frames == BLANK, device=self.device)] = blank
-        return values.movedim(1, 2)
+
+class ResidentFrames:
+    """A stimulus as a tensor on a device; while anybody uses it, whoever asks for the same frames gets the same tensor.
+
+    On the CPU the tensor is the array itself.
+    """
+
+    _known: ClassVar["weakref.WeakValueDictionary[tuple[int, torch.device], ResidentFrames]"] = (
+        weakref.WeakValueDictionary()
+    )
+
+    def __init__(self, frames: np.ndarray, device: torch.device) -> None:
+        self.frames = frames  # kept, so that no other array can get its identity meanwhile
+        self.tensor = torch.as_tensor(frames, device=device)
+
+    @classmethod
+    def of(cls, frames: np.ndarray, device: torch.device) -> "ResidentFrames":
+        """Return the one copy of these frames on the device."""
+        resident = cls._known.get((id(frames), device))
+        if resident is None:
+            resident = cls._known[id(frames), device] = cls(frames, device)
+        return resident
+
+
+def stimulus_input(
+    recording: Recording,
+    name: str,
+    frames: Int[np.ndarray, "batch time"],
+    statistics: Statistics,
+    device: torch.device | str,
+    resident: "ResidentFrames | None" = None,
+) -> Float[Tensor, "batch channel time height width"]:
+    """Return frames of a stimulus as a model sees them: normalised, blanks filled in, mirrored for the recorded eye.
+
+    Unless the whole stimulus is resident on the device, every distinct frame is read once from memory or disk.
+    """
+    stimulus = recording.stimuli[name]
+    index = np.maximum(frames, 0)
+    if resident is not None:
+        held = resident.tensor
+    else:
+        distinct, position = np.unique(index, return_inverse=True)
+        index = position.reshape(index.shape)
+        held = torch.as_tensor(read_rows(stimulus.frames, distinct), device=device)
+    values = normalised(held[torch.as_tensor(index, device=device)], stimulus, statistics)
+    if (frames == BLANK).any():
+        blank = (stimulus.blank_value - statistics.stim_mean) / statistics.stim_std
+        values[torch.as_tensor(frames == BLANK, device=device)] = blank
+    return mirrored(values.movedim(1, 2), recording.mirror)
 
 
 def normalised(raw: Tensor, stimulus: Stimulus, statistics: Statistics) -> Float[Tensor, "..."]:

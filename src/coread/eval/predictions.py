@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import h5py
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int8
-from torch import Tensor, nn
+from jaxtyping import Bool, Float32, Int, Int8
+from torch import nn
 
 from coread import __version__
-from coread.data_io.dataloader import find_runs, mirrored, normalised, read_rows
+from coread.data_io.dataloader import find_runs, stimulus_input
 from coread.data_io.splits import TEST, VALIDATION, label_bins
 from coread.data_io.statistics import Statistics
-from coread.recording import BLANK, COMPRESSION, Recording
+from coread.recording import COMPRESSION, Recording
 
 if TYPE_CHECKING:
     from coread.models.member import Member
@@ -166,23 +166,6 @@ def _stretches(
     piece = np.arange(n_pieces.sum()) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
     first = np.repeat(runs.first, n_pieces) + longest * piece
     return first, np.minimum(np.repeat(runs.stop, n_pieces) - first, longest)
-
-
-def stimulus_input(
-    recording: Recording,
-    name: str,
-    frames: Int[np.ndarray, "batch time"],
-    statistics: Statistics,
-    device: torch.device | str,
-) -> Float[Tensor, "batch channel time height width"]:
-    """Return frames of a stimulus as a model sees them: normalised, blanks filled in, mirrored for the recorded eye."""
-    stimulus = recording.stimuli[name]
-    needed, position = np.unique(np.maximum(frames, 0), return_inverse=True)
-    raw = torch.as_tensor(read_rows(stimulus.frames, needed), device=device)
-    values = normalised(raw, stimulus, statistics)[torch.as_tensor(position.reshape(frames.shape), device=device)]
-    blank = (stimulus.blank_value - statistics.stim_mean) / statistics.stim_std
-    values[torch.as_tensor(frames == BLANK, device=device)] = blank
-    return mirrored(values.movedim(1, 2), recording.mirror)
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
