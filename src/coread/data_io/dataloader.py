@@ -161,9 +161,7 @@ class ResidentFrames:
     On the CPU the tensor is the array itself.
     """
 
-    _known: ClassVar["weakref.WeakValueDictionary[tuple[int, torch.device], ResidentFrames]"] = (
-        weakref.WeakValueDictionary()
-    )
+    _known: ClassVar[weakref.WeakValueDictionary] = weakref.WeakValueDictionary()  # (id of frames, device) -> one of us
 
     def __init__(self, frames: np.ndarray, device: torch.device) -> None:
         self.frames = frames  # kept, so that no other array can get its identity meanwhile
