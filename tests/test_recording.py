@@ -16,6 +16,7 @@ from coread.recording import (
     digest_path,
     read_recording,
     read_recordings,
+    read_stimuli,
     smallest_exact,
     write_recording,
     write_stimuli,
@@ -180,3 +181,11 @@ def test_a_stimulus_is_known_by_its_content():
     frames = np.zeros((3, 1, 2, 2), np.uint8)
     assert Stimulus(frames, 30.0).digest() == Stimulus(frames.copy(), 30.0).digest()
     assert Stimulus(frames, 30.0).digest() != Stimulus(frames, 60.0).digest()
+
+
+def test_a_copy_with_other_frames_is_another_stimulus(make_recording, tmp_path):
+    write_stimuli(make_recording().stimuli, tmp_path / "stimuli.h5")
+    read = read_stimuli(tmp_path / "stimuli.h5")["movie"]
+    assert read.digest() == make_recording().stimuli["movie"].digest()
+    assert replace(read, frames=np.zeros((180, 1, 6, 8), np.uint8)).digest() != read.digest()
+    assert replace(read, frames=read.frames[:]).digest() == read.digest()

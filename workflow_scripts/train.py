@@ -5,7 +5,6 @@ import logging
 import shutil
 from pathlib import Path
 
-import torch
 import yaml
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
@@ -13,7 +12,7 @@ from coread.failure import reported_errors
 from coread.provenance import combined_digest, write_digest, write_text
 from coread.recording import read_recordings
 from coread.signatures import deciding_code
-from coread.training import train
+from coread.training import resume_digest, train
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
     # outputs are deleted before a retry, so what resumes lies beside them, named by everything that decides the weights
     settings = arguments.config.read_text()
     deciding = [arguments.config, *arguments.digests, Path(__file__), *deciding_code(Path(__file__), settings)]
-    digest = combined_digest(deciding, torch.__version__, arguments.fold, arguments.seed)
+    digest = resume_digest(combined_digest(deciding), arguments.fold, arguments.seed)
     work = arguments.output.parent / ".work"
     member = train(
         yaml.safe_load(settings),

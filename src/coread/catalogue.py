@@ -94,10 +94,11 @@ class Catalogue:
         return sources_digest(files, self._results / "data" / dataset / f"{session or 'stimuli'}.source.json")
 
     def check(self) -> None:
-        """Compose what is built and check folds and datasets; raises ConfigError naming what does not fit."""
+        """Compose the catalogue and check folds and datasets; raises ConfigError naming what does not fit."""
         texts: dict[str, tuple[str, str]] = {}
-        for experiment in self.experiments:
-            self._check_folds(experiment)
+        for experiment in self.names:  # a file of any of them can be a target
+            if experiment in self.experiments:
+                self._check_folds(experiment)
             dataset, text = self.dataset(experiment), canonical_text(self._data_config(experiment))
             other, other_text = texts.setdefault(dataset, (experiment, text))
             if text != other_text:
@@ -105,9 +106,9 @@ class Catalogue:
                     f"{other} and {experiment} both read dataset {dataset!r} but with different settings "
                     f"({_first_difference(other_text, text)}); give one of them another dataset name"
                 )
-        if unknown := [name for name in self.data_dirs if name not in texts and name not in self._all_datasets()]:
+        if unknown := [name for name in self.data_dirs if name not in texts]:
             raise ConfigError(f"data_dirs names the unknown dataset {unknown[0]!r}{closest(unknown[0], texts)}")
-        for dataset in texts:
+        for dataset in sorted({self.dataset(experiment) for experiment in self.experiments}):
             self.sessions(dataset)
 
     def _check_folds(self, experiment: str) -> None:
@@ -127,9 +128,6 @@ class Catalogue:
             if self.dataset(experiment) == dataset:
                 return experiment
         raise ConfigError(f"no experiment of the catalogue reads dataset {dataset!r}")
-
-    def _all_datasets(self) -> set[str]:
-        return {self.dataset(experiment) for experiment in self.names}
 
     def _found_sessions(self, dataset: str, config: Mapping[str, Any]) -> Sequence[str]:
         if (folder := self.data_dir(dataset)) is None:

@@ -1,5 +1,6 @@
 """How a command line says that it failed: one sentence first, the traceback below it."""
 
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,6 +16,14 @@ def reported_errors(*, in_terminal: bool = False) -> Iterator[None]:
     """
     try:
         yield
+    except SystemExit as error:
+        # Lightning ends a training that got SIGTERM (time limit, pre-emption) with an exit that looks like success
+        if type(error).__name__ != "SIGTERMException":
+            raise
+        print(
+            "error: ended by SIGTERM before the work was done; started again, it goes on", file=sys.stderr, flush=True
+        )
+        sys.exit(128 + signal.SIGTERM)
     except (Exception, KeyboardInterrupt) as error:
         sentence = _sentence(error)
         shown = (

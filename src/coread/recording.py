@@ -6,7 +6,7 @@ A recording is a table of bins. A bin is the shortest stretch of time with one r
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 CHUNK_BYTES = 2**19  # compressed chunks of about half a megabyte: one read per clip without reading much beside it
+CHUNK_CACHE_BYTES = 2**20  # per open file and dataset; the default of 8 MiB adds up over streamed sessions
 COMPRESSION: Mapping[str, Any] = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
 
 
@@ -59,7 +60,8 @@ class Stimulus:
     blank_value: float = 0.0
     pixel_um: float | None = None
     pixel_deg: float | None = None
-    sha256: str = ""
+    # what the file says; not an argument, so that a copy with other frames (dataclasses.replace) does not inherit it
+    sha256: str = field(default="", init=False, compare=False)
 
     def digest(self) -> str:
         """Return the sha256 of the content: values, dtype, shape and attributes."""
@@ -293,7 +295,7 @@ def read_recording(
     files.
     """
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
     except FileNotFoundError:
         raise RecordingError(f"{path}: there is no such recording") from None
     except OSError as error:
@@ -329,7 +331,7 @@ def read_recordings(
 def read_stimuli(path: Path) -> dict[str, Stimulus]:
     """Read the stimuli that sessions share, lazily; raises RecordingError that names the file."""
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
         return {name: _read_stimulus(file, name, False, {}) for name in file["stimuli"]}
     except (OSError, KeyError) as error:
         raise RecordingError(f"{path}: not readable as shared stimuli, missing or damaged ({error})") from error
@@ -381,12 +383,13 @@ def _read_stimulus(file: h5py.File, name: str, load_frames: bool, loaded: dict[s
         target = getattr(link, "filename", file.filename)
         raise RecordingError(f"stimulus {name!r} links to {target}, which is missing or damaged") from None
     attributes = {key: value.item() if hasattr(value, "item") else value for key, value in group.attrs.items()}
-    stimulus = Stimulus(frames=group["frames"], **attributes)
-    if not load_frames:
-        return stimulus
-    if stimulus.sha256 not in loaded:
-        loaded[stimulus.sha256] = group["frames"][:]
-    return replace(stimulus, frames=loaded[stimulus.sha256])
+    sha256 = str(attributes.pop("sha256"))
+    frames = group["frames"]
+    if load_frames:
+        frames = loaded[sha256] if sha256 in loaded else loaded.setdefault(sha256, frames[:])
+    stimulus = Stimulus(frames=frames, **attributes)
+    object.__setattr__(stimulus, "sha256", sha256)
+    return stimulus
 
 
 def _read_array(dataset: h5py.Dataset) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Training of one member: `train(config, recordings, fold, seed) -> Member`, readable top to bottom."""
 
+import hashlib
 import logging
 import sys
 import warnings
@@ -21,7 +22,7 @@ from coread.data_io.cyclers import LongCycler, ShortCycler
 from coread.data_io.dataloader import SessionWindows
 from coread.data_io.splits import TRAIN, VALIDATION, label_bins
 from coread.data_io.statistics import QualityError, Statistics, compute_statistics, constant_neurons
-from coread.models.core_readout import BaseCoreReadout
+from coread.models.core_readout import BaseCoreReadout, is_model_causal
 from coread.models.initialization import initialize_readouts
 from coread.models.member import Member, build_model
 from coread.recording import Recording
@@ -73,6 +74,7 @@ def train(
         trainer.fit(model, datamodule=Epochs(windows, seed), ckpt_path=resume, weights_only=True)
     model.load_state_dict(keep_best.best_weights)
     log.info("best validation correlation %.4f in epoch %d", keep_best.best_score, keep_best.best_epoch + 1)
+    model.data_info["trained_with"] = trained_with(accelerator, precision)
     return Member(model.cpu().eval(), settings, fold, seed, dict(model.data_info), pd.DataFrame(curve.rows))
 
 
@@ -110,6 +112,7 @@ def _prepare(
         response_scale=settings["dataloader"]["response_scale"],
     )
     model = build_model(settings, sizes | _fitted(statistics))
+    _check_causality(model, settings)
     initialize_readouts(model, recordings, labels, statistics, settings["initialization"])
     for session, label in labels.items():
         counts = {"training": int((label == TRAIN).sum()), "validation": int((label == VALIDATION).sum())}
@@ -153,7 +156,7 @@ def _trainer(
     """Build the Lightning trainer; no wall-clock limit, because an undertrained member must not pass for a trained."""
     return pl.Trainer(
         **settings["trainer"],
-        accelerator=accelerator,
+        accelerator=_device(accelerator).type,
         devices=1,
         precision=_precision(accelerator, precision),  # type: ignore[arg-type]
         callbacks=callbacks,
@@ -166,6 +169,20 @@ def _trainer(
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=1,
     )
+
+
+def trained_with(accelerator: str = "auto", precision: str = "auto") -> dict[str, str]:
+    """Return what of this machine and software can move the last digits of a member's weights."""
+    device = _device(accelerator).type
+    return {"torch": str(torch.__version__), "device": device, "precision": _precision(accelerator, precision)}
+
+
+def resume_digest(*deciding: object, accelerator: str = "auto", precision: str = "auto") -> str:
+    """Return a name for the work folder of a training: another for anything that decides the weights.
+
+    `deciding` are settings, digests of recordings and code, fold and seed; versions, device and precision are added.
+    """
+    return hashlib.sha256(repr((deciding, trained_with(accelerator, precision))).encode()).hexdigest()[:16]
 
 
 def _device(accelerator: str) -> torch.device:
@@ -217,6 +234,15 @@ def _check_sessions(recordings: Sequence[Recording]) -> None:
     }
     if len(set(shapes.values())) > 1:
         raise ValueError(f"all stimuli must share (channel, height, width), found {shapes}")
+
+
+def _check_causality(model: BaseCoreReadout, settings: Mapping[str, Any]) -> None:
+    """Refuse models that see the future where clips are held out: the gap before a clip does not protect its end."""
+    if settings["splits"]["method"] == "folds" and not is_model_causal(model):
+        raise ValueError(
+            "the model sees later frames than its own (padding in time), so training bins would see held-out frames; "
+            "use causal padding, or splits=published with tiers that are far enough apart"
+        )
 
 
 def _check_quality(recordings: Sequence[Recording], labels: Labels, fold: int, allow_constant: bool) -> None:

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coread.data_io.splits import GAP, TEST, TRAIN, UNUSED, VALIDATION, SplitError, held_out_clips, label_bins
+from coread.data_io.splits import (
+    GAP,
+    TEST,
+    TRAIN,
+    UNUSED,
+    VALIDATION,
+    SplitError,
+    fold_clips,
+    label_bins,
+    published_clips,
+)
 from tests.conftest import fabricate_recording
 
 FOLDS = {"method": "folds", "n_folds": 3, "clip_length": 20, "seed": 0}
@@ -61,9 +71,26 @@ def test_no_frame_is_seen_on_both_sides(lag, clip_length, n_folds, trial_length,
 
 
 def test_every_clip_is_held_out_in_exactly_one_fold():
-    held_out = np.stack([held_out_clips(17, FOLDS, fold) for fold in range(3)])
+    held_out = np.stack([fold_clips(17, FOLDS, fold, "ab12") for fold in range(3)])
     assert (held_out.sum(axis=0) == 1).all()
     assert set(held_out.sum(axis=1)) == {5, 6}
+
+
+def held_out_frames(recording, name, fold):
+    labels = label_bins(recording, FOLDS, fold, lag=0)
+    shown = recording.bin_column("stimulus") == name
+    return {label: set(recording.frame[shown & (labels == label)].tolist()) for label in (TRAIN, VALIDATION)}
+
+
+def test_sessions_that_share_a_movie_hold_out_the_same_clips(make_recording):
+    one = make_recording("one")
+    extra = make_recording("other", seed=5).stimuli["movie"]
+    trials = one.trials.assign(stimulus=["again", "noise", "again", *["test"] * 4])
+    stimuli = {"again": one.stimuli["movie"], "noise": extra, "test": one.stimuli["test"]}
+    other = replace(one, session="other", stimuli=stimuli, trials=trials)
+    for fold in range(3):
+        assert not held_out_frames(one, "movie", fold)[VALIDATION] & held_out_frames(other, "again", fold)[TRAIN]
+        assert not held_out_frames(one, "movie", fold)[TRAIN] & held_out_frames(other, "again", fold)[VALIDATION]
 
 
 def test_labels_around_a_validation_clip(make_recording):
@@ -87,10 +114,10 @@ def test_masked_and_withheld_bins_are_unused(make_recording):
 
 def test_published_clip_numbers():
     split = {"method": "random_clips", "n_clips": 3, "clip_length": 90, "seed": 42}
-    assert np.flatnonzero(held_out_clips(10, split, 0)).tolist() == [1, 5, 8]
+    assert np.flatnonzero(published_clips(10, split)).tolist() == [1, 5, 8]
     published = [1760, 3016, 1770, 3703, 2099, 2641, 1417, 755, 109, 3476, 511, 1425, 3156, 2663, 670, 1456, 2506, 1849]
     published += [1231, 3973]
-    assert np.flatnonzero(held_out_clips(3997, split | {"n_clips": 20}, 0)).tolist() == sorted(published)
+    assert np.flatnonzero(published_clips(3997, split | {"n_clips": 20})).tolist() == sorted(published)
 
 
 def test_published_tiers_are_kept(make_recording):

@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from coread.cli.hydra_entry import member_folder, run_with_config
-from coread.config import stage_slice
+from coread.config import canonical_text, stage_slice
 
 log = logging.getLogger(__name__)
 
@@ -29,21 +29,20 @@ def main(argv: list[str]) -> None:
 
 def _train(config: DictConfig) -> None:
     from coread.data_io.sources import build_recordings
-    from coread.training import train
+    from coread.provenance import combined_digest, write_text
+    from coread.recording import content_digest
+    from coread.signatures import deciding_code
+    from coread.training import resume_digest, train
 
     data_dir = None if config.paths.data_dir is None else Path(config.paths.data_dir)
     recordings = build_recordings(stage_slice(config, "data")["data_io"], data_dir)
+    settings, fold, seed = stage_slice(config, "train"), int(config.fold), int(config.seed)
+    code = combined_digest(deciding_code(Path(__file__), canonical_text(settings)))
+    digest = resume_digest(canonical_text(settings), [content_digest(r) for r in recordings], code, fold, seed)
     folder = member_folder(config)
     loggers = [hydra.utils.instantiate(logger, save_dir=str(folder)) for logger in config.logger.values()]
-    member = train(
-        stage_slice(config, "train"),
-        recordings,
-        int(config.fold),
-        int(config.seed),
-        work_dir=folder / ".work",
-        loggers=loggers,
-    )
+    member = train(settings, recordings, fold, seed, work_dir=folder / ".work" / digest, loggers=loggers)
     member.save(folder / "model.ckpt")
     shutil.rmtree(folder / ".work")
-    member.history.to_csv(folder / "history.csv", index=False)
+    write_text(folder / "history.csv", member.history.to_csv(index=False))
     log.info("wrote %s", folder / "model.ckpt")

@@ -1,7 +1,8 @@
 """Splits: pure functions from (recording, split config, fold) to one label per bin.
 
 A fold holds out clips of the training stimuli. Clips are stretches of stimulus frames, not of recorded time, so that a
-clip shown twice, or in another order to another session, is held out everywhere. A bin is a training bin only if none
+clip shown twice, or in another order to another session, is held out everywhere (folds are drawn from the content of
+each stimulus, whatever else a session was shown). A bin is a training bin only if none
 of the frames its model sees (its own and the `lag` before it) belongs to a held-out clip, and a validation bin only if
 all of them do: no frame ever reaches both sides, and the bins between become the gap.
 """
@@ -60,16 +61,26 @@ def check_fold(split: Mapping[str, Any], fold: int) -> None:
         raise SplitError(f"fold {fold} does not exist: the split {method!r} has {n_folds} folds, 0 to {n_folds - 1}")
 
 
-def held_out_clips(n_clips: int, split: Mapping[str, Any], fold: int) -> Bool[np.ndarray, "clip"]:
-    """Return which of a stimulus' clips are held out in a fold; raises SplitError if there are too few."""
+def fold_clips(n_clips: int, split: Mapping[str, Any], fold: int, content: str = "") -> Bool[np.ndarray, "clip"]:
+    """Return which of a stimulus' clips a fold holds out: every n-th of an order drawn from seed and content.
+
+    The order depends on what is shown and on nothing else, so that sessions which share a movie, whatever else they
+    were shown and under which name, hold out the same clips of it.
+    """
+    digits = int(content[:8], 16) if content else 0
+    order = np.random.default_rng([int(split["seed"]), digits]).permutation(n_clips)
     held_out = np.zeros(n_clips, bool)
-    if split["method"] == "folds":
-        n_folds = int(split["n_folds"])
-        if n_clips < max(2, n_folds):
-            raise SplitError(f"{n_folds} folds need at least {max(2, n_folds)} training clips, found {n_clips}")
-        order = np.random.default_rng(int(split["seed"])).permutation(n_clips)
-        held_out[order[fold::n_folds]] = True
-    elif split["method"] == "random_clips":
+    held_out[order[fold :: int(split["n_folds"])]] = True
+    return held_out
+
+
+def published_clips(n_clips: int, split: Mapping[str, Any]) -> Bool[np.ndarray, "clip"]:
+    """Return which clips a published split holds out, counted through all training stimuli of a session.
+
+    Raises SplitError if there are too few.
+    """
+    held_out = np.zeros(n_clips, bool)
+    if split["method"] == "random_clips":
         # NumPy's legacy generator on purpose: it draws the published clip numbers
         random_state = np.random.RandomState(int(split["seed"]))
         if int(split["n_clips"]) >= n_clips:
@@ -84,20 +95,35 @@ def held_out_clips(n_clips: int, split: Mapping[str, Any], fold: int) -> Bool[np
 
 
 def _held_out_bins(recording: Recording, split: Mapping[str, Any], fold: int) -> Bool[np.ndarray, "bin"]:
-    """Mark the bins that show a held-out clip; clips are numbered through all training stimuli in sorted order."""
+    """Mark the bins that show a held-out clip."""
     shown_in_training = recording.trials["tier"].isin(["train", "validation"])
     names = sorted(set(recording.trials.loc[shown_in_training, "stimulus"]))
     clip_length = int(split["clip_length"])
     # whole clips only: a shorter rest at the end of a stimulus joins its last clip
     n_clips = [max(1, recording.stimuli[name].frames.shape[0] // clip_length) for name in names]
-    held_out = held_out_clips(sum(n_clips), split, fold)
     bin_stimulus = recording.bin_column("stimulus").astype(str)
     marked = np.zeros(recording.n_bins, bool)
-    for name, first, count in zip(names, np.cumsum([0, *n_clips]), n_clips, strict=False):
+    for name, count, held_out in zip(
+        names, n_clips, _clips_by_stimulus(recording, split, fold, names, n_clips), strict=True
+    ):
         shown = (bin_stimulus == name) & (recording.frame != BLANK)
-        clip = np.minimum(recording.frame[shown] // clip_length, count - 1)
-        marked[shown] = held_out[first + clip]
+        marked[shown] = held_out[np.minimum(recording.frame[shown] // clip_length, count - 1)]
     return marked
+
+
+def _clips_by_stimulus(
+    recording: Recording, split: Mapping[str, Any], fold: int, names: list[str], n_clips: list[int]
+) -> list[Bool[np.ndarray, "clip"]]:
+    """Return the held-out clips of every training stimulus, in the order of `names`."""
+    if split["method"] != "folds":
+        return np.split(published_clips(sum(n_clips), split), np.cumsum(n_clips)[:-1])
+    n_folds = int(split["n_folds"])
+    if sum(n_clips) < max(2, n_folds):
+        raise SplitError(f"{n_folds} folds need at least {max(2, n_folds)} training clips, found {sum(n_clips)}")
+    return [
+        fold_clips(count, split, fold, recording.stimuli[name].digest())
+        for name, count in zip(names, n_clips, strict=True)
+    ]
 
 
 def _windowed_sum(recording: Recording, marked: Bool[np.ndarray, "bin"], lag: int) -> np.ndarray:

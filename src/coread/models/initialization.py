@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int8
+from jaxtyping import Bool, Float, Int8
 from scipy.ndimage import gaussian_filter
 
 from coread.data_io.splits import TRAIN
@@ -35,16 +35,30 @@ def initialize_readouts(
     if settings["method"] == "none":
         return
     for recording in recordings:
-        readout: Any = model.readout[recording.session]
-        takes_filters = hasattr(readout, "initialize_filters")
-        lag = model.lag if takes_filters else int(settings["n_lags"]) - 1
-        sta = compute_sta(recording, labels[recording.session] == TRAIN, lag) / statistics.stim_std
-        if takes_filters:
-            readout.initialize_filters(torch.as_tensor(sta))
-        elif hasattr(readout, "initialize_positions"):
-            peaks = peak_positions(sta, float(settings["smoothing_px"]))
-            positions = output_positions(peaks, sta.shape[-2:], model)
-            readout.initialize_positions(torch.as_tensor(positions, dtype=torch.float32), sigma=settings["spread"])
+        _initialize_readout(model, recording, labels[recording.session] == TRAIN, statistics, settings)
+
+
+def _initialize_readout(
+    model: BaseCoreReadout,
+    recording: Recording,
+    train: Bool[np.ndarray, "bin"],
+    statistics: Statistics,
+    settings: Mapping[str, Any],
+) -> None:
+    readout: Any = model.readout[recording.session]
+    takes_filters = hasattr(readout, "initialize_filters")
+    if not (takes_filters or hasattr(readout, "initialize_positions")):
+        return
+    # never older frames than the model sees: they may belong to a held-out clip
+    lag = model.lag if takes_filters else min(int(settings["n_lags"]) - 1, model.lag)
+    sta = compute_sta(recording, train, lag)
+    sta /= statistics.stim_std
+    if takes_filters:
+        readout.initialize_filters(torch.as_tensor(sta))
+        return
+    peaks = peak_positions(sta, float(settings["smoothing_px"]))
+    positions = output_positions(peaks, sta.shape[-2:], model)
+    readout.initialize_positions(torch.as_tensor(positions, dtype=torch.float32), sigma=settings["spread"])
 
 
 def peak_positions(

@@ -26,10 +26,14 @@ class RunningCorrelation:
         self.sums += torch.stack([value.sum(dim=0) for value in (ones, x, y, x * x, y * y, x * y)])
 
     def compute(self) -> Float[Tensor, "neuron"]:
-        """Return the correlation per neuron, NaN where prediction or response did not vary."""
+        """Return the correlation per neuron: 0 where only the prediction is constant, NaN where the response is.
+
+        A dead prediction must count against a model: left out, killing neurons would look like progress.
+        """
         n, x, y, xx, yy, xy = self.sums
         covariance = xy - x * y / n
         # rounding leaves a trace of variance in a constant series: relative to its own power it is nothing
         var_x, var_y = xx - x * x / n, yy - y * y / n
-        constant = (var_x <= 1e-12 * xx) | (var_y <= 1e-12 * yy)
-        return torch.where(constant, torch.nan, covariance / (var_x * var_y).clamp(min=0).sqrt()).float()
+        correlation = covariance / (var_x * var_y).clamp(min=0).sqrt()
+        correlation = torch.where(var_x <= 1e-12 * xx, 0.0, correlation)
+        return torch.where(var_y <= 1e-12 * yy, torch.nan, correlation).float()
