@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 TIERS = ("train", "validation", "test", "final_test")
 MIRRORS = ("none", "width", "height")
 BLANK = -1
+CHUNK_VALUES = 2**22  # responses looked at at a time: 16 MiB of float32
 
 
 class RecordingError(ValueError):
@@ -85,9 +86,10 @@ def _index_problems(recording: Recording) -> list[str]:
 def _response_problems(recording: Recording) -> list[str]:
     """Look for NaN in bins that count, chunk by chunk so that streamed responses stay on disk."""
     bad: list[np.ndarray] = []
-    for start in range(0, recording.n_bins, 2**16):
-        chunk = np.asarray(recording.responses[start : start + 2**16])
-        wrong = ~np.isfinite(chunk) & recording.valid[start : start + 2**16, None]
+    step = max(1, CHUNK_VALUES // max(1, recording.n_neurons))
+    for start in range(0, recording.n_bins, step):
+        chunk = np.asarray(recording.responses[start : start + step])
+        wrong = ~np.isfinite(chunk) & recording.valid[start : start + step, None]
         bad.append(np.argwhere(wrong) + np.array([start, 0]))
     found = np.concatenate(bad)
     if not len(found):

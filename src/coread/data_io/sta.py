@@ -9,7 +9,7 @@ from scipy import sparse
 from coread.data_io.dataloader import read_rows
 from coread.recording import BLANK, Recording, Stimulus
 
-CHUNK_VALUES = 2**24  # stimulus values held at a time: 64 MiB of float32
+CHUNK_VALUES = 2**22  # stimulus values held at a time: 16 MiB of float32
 
 
 class StaError(ValueError):

@@ -11,6 +11,7 @@ from torch import Tensor
 from coread.data_io.splits import TRAIN
 from coread.recording import BLANK, Recording, Stimulus
 
+CHUNK_VALUES = 2**20  # values summed at a time: 8 MiB of float64
 RESPONSE_SCALES = ("none", "std")
 
 
@@ -62,8 +63,9 @@ def response_moments(
     if not train.any():
         raise QualityError(f"session {recording.session!r} has no training bins in this fold")
     total, squares = np.zeros(recording.n_neurons), np.zeros(recording.n_neurons)
-    for start in range(0, recording.n_bins, 2**15):
-        chunk = np.asarray(recording.responses[start : start + 2**15], np.float64)[train[start : start + 2**15]]
+    step = max(1, CHUNK_VALUES // max(1, recording.n_neurons))
+    for start in range(0, recording.n_bins, step):
+        chunk = np.asarray(recording.responses[start : start + step], np.float64)[train[start : start + step]]
         total += chunk.sum(axis=0)
         squares += np.square(chunk).sum(axis=0)
     mean = total / train.sum()
@@ -103,7 +105,7 @@ def _weighted_moments(stimulus: Stimulus, counts: Int[np.ndarray, "frame"]) -> F
     """Return number, sum and sum of squares of the physical values, each frame counted as often as it was shown."""
     total = np.zeros(3)
     pixels = int(np.prod(stimulus.frames.shape[1:]))
-    step = max(1, 2**22 // pixels)
+    step = max(1, CHUNK_VALUES // pixels)
     for start in range(0, len(counts), step):
         weight = counts[start : start + step].astype(np.float64)
         values = np.asarray(stimulus.frames[start : start + step], np.float64).reshape(len(weight), -1)
