@@ -133,8 +133,10 @@ def collect_insilico(wildcards):
 
 
 def collect_configs(wildcards):
-    """The settings of every stage that the report shows."""
-    return [path for stage in STAGES if stage != "data" for path in _experiment_files(f"config/{stage}.yaml")]
+    """The settings of every stage and dataset, which the report shows."""
+    datasets = dict.fromkeys(CATALOGUE.dataset(experiment) for experiment in CATALOGUE.experiments)
+    stages = [path for stage in STAGES if stage != "data" for path in _experiment_files(f"config/{stage}.yaml")]
+    return [f"results/data/{dataset}/config.yaml" for dataset in datasets] + stages
 
 
 def report_files(wildcards):

@@ -18,6 +18,7 @@ from tests.results import CONFIG, N_NEURONS, make_fields, make_histories, make_p
 
 NAMES = ["first_model", "second_model"]
 TRAIN_SLICE = "model:\n  _target_: toy.models.ToyModel\n  core:\n    _target_: toy.Core\n  comment: 'a < b & c'\n"
+DATA_CONFIG = "dataset: toy\nseed: 4711\ntest_names: [probe]\n"
 
 
 class Page(HTMLParser):
@@ -65,6 +66,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     recording, histories = make_recording(), make_histories()
     write_recording(recording, folder / "data" / "toy" / "a.h5")
+    (folder / "data" / "toy" / "config.yaml").write_text(DATA_CONFIG)
     for name in NAMES:
         place, predictions, scores = folder / name, make_predictions(name), make_scores(name)
         write_scores(scores, place / "scores.csv")
@@ -166,11 +168,15 @@ def test_members_configuration_and_checksums_are_told(page: Page, results: Path,
     assert (told["member"], told["parameters"], told["best epoch"]) == ("fold0_seed0", "1,234", "4")
     assert (told["validation correlation"], told["training time (s)"]) == ("0.600", "9.0")
     assert "comment: &#39;a &lt; b &amp; c&#39;" in text, "configuration is shown, not interpreted"
+    for name in NAMES:
+        configuration = text[text.index(f'id="{name}-config"') : text.index(f'id="{name}-files"')]
+        assert f"<summary>data</summary><pre>{DATA_CONFIG}</pre>" in configuration
     files = {row[0]: row[1] for row in page.tables["first_model-files-table"][1:]}
     recording = results / "data" / "toy" / "a.h5"
     assert files["data/toy/a.h5"] == digest_path(recording).read_text().strip()
     for name in ("scores.csv", "fold0/seed1/model.ckpt", "fold0/seed0/predictions.h5", "config/train.yaml"):
         assert files[f"first_model/{name}"] == file_sha256(results / "first_model" / name)
+    assert files["data/toy/config.yaml"] == file_sha256(results / "data" / "toy" / "config.yaml")
     assert str(results) not in text, "no folder of this machine is named"
     shown = "".join(page.words)
     assert "Dataset toy (axolotl): 8 neurons in 1 session, spike count at 30 bins per second." in shown

@@ -1,7 +1,7 @@
 """What the report says about one experiment, read from its files."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +75,7 @@ def collect_experiment(
     fields_path = folder / "receptive_fields.csv"
     fields = pd.read_csv(fields_path, dtype={"unit_id": str}) if fields_path.exists() else None
     own = summary[summary["experiment"] == name]
-    configs = sorted((folder / "config").glob("*.yaml"))
+    configs = _config_paths(folder, recordings)
     produced = [folder / "scores.csv", *([fields_path] if fields is not None else [])]
     predictions = [path.with_name("predictions.h5") for path in members]
     return ExperimentContents(
@@ -87,12 +87,19 @@ def collect_experiment(
         summary=summary_rows(own),
         neurons=_neuron_table(scores, fields),
         figures=_figures(folder / "figures"),
-        configs=[(path.stem, path.read_text(encoding="utf-8")) for path in configs],
-        files=_file_table(results_dir, recordings, [*configs, *members, *predictions, *produced]),
+        configs=[(title, path.read_text(encoding="utf-8")) for title, path in configs.items()],
+        files=_file_table(results_dir, recordings, [*configs.values(), *members, *predictions, *produced]),
     )
 
 
-def _sentences(sessions: Sequence[Recording], members: Sequence[Path], configs: Sequence[Path]) -> list[str]:
+def _config_paths(folder: Path, recordings: Sequence[Path]) -> dict[str, Path]:
+    """Return the settings behind one experiment by title: of its dataset, then of every stage."""
+    of_data = [path.with_name("config.yaml") for path in recordings[:1]]
+    stages = sorted((folder / "config").glob("*.yaml"))
+    return {"data": path for path in of_data if path.exists()} | {path.stem: path for path in stages}
+
+
+def _sentences(sessions: Sequence[Recording], members: Sequence[Path], configs: Mapping[str, Path]) -> list[str]:
     first = sessions[0]
     subject = " ".join(part for part in (first.species, first.area) if part)
     n_neurons = sum(session.n_neurons for session in sessions)
@@ -100,8 +107,8 @@ def _sentences(sessions: Sequence[Recording], members: Sequence[Path], configs: 
         f"Dataset {first.dataset}{f' ({subject})' if subject else ''}: {n_neurons} neurons in {len(sessions)} "
         f"{'session' if len(sessions) == 1 else 'sessions'}, {first.unit} at {first.rate_hz:.4g} bins per second."
     ]
-    settings = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in configs}
-    model = settings.get("train", {}).get("model", {})
+    settings = yaml.safe_load(configs["train"].read_text(encoding="utf-8")) if "train" in configs else {}
+    model = settings.get("model", {})
     if model:
         parts = [str(model[part]["_target_"]).rsplit(".", 1)[-1] for part in ("core", "readout") if part in model]
         described = f" ({' with '.join(parts)})" if parts else ""
