@@ -6,9 +6,8 @@ from pathlib import Path
 import yaml
 
 from coread.eval.predictions import read_predictions
-from coread.eval.scores import score_experiment
+from coread.eval.scores import score_experiment, write_scores
 from coread.failure import reported_errors
-from coread.provenance import write_text
 from coread.recording import read_recordings
 
 
@@ -26,7 +25,7 @@ def main() -> None:
         [read_predictions(path) for path in arguments.predictions],
         yaml.safe_load(arguments.config.read_text())["evaluation"],
     )
-    write_text(arguments.output, scores.to_csv(index=False))
+    write_scores(scores, arguments.output)
 
 
 if __name__ == "__main__":
