@@ -48,6 +48,17 @@ def test_score_distribution_shows_every_neuron_of_every_predictor(scores: pd.Dat
     assert draw_score_distribution(scores[scores["tier"] == "validation"]) is None
 
 
+def test_score_distribution_counts_neurons_without_a_value(scores: pd.DataFrame) -> None:
+    complete = draw_score_distribution(scores)
+    assert complete is not None
+    assert "undefined" not in complete.caption
+    chosen = scores["metric"].isin(["noise_ceiling", "fraction_of_ceiling"]) & scores["neuron"].isin([0, 1, 7])
+    drawing = draw_score_distribution(scores.assign(value=scores["value"].mask(chosen)))
+    assert drawing is not None
+    assert "noise ceiling undefined for 2 of the n" in drawing.caption
+    assert "fraction of ceiling undefined for 2 of the n" in drawing.caption
+
+
 def test_learning_curves_show_every_member_and_mark_its_best_epoch() -> None:
     histories = make_histories()
     drawing = draw_learning_curves(histories)
@@ -97,7 +108,12 @@ def test_the_truth_is_drawn_where_it_is_known() -> None:
     drawing = draw_truth_cosine(fields)
     assert drawing is not None
     mean = fields["a"].table["truth_cosine"].mean()
-    assert f"mean {mean:.3f}" in drawing.caption
+    assert f"mean {mean:.3f}, 62 % of neurons" in drawing.caption
+    unknown = fields["a"].table.assign(truth_cosine=fields["a"].table["truth_cosine"].mask(lambda value: value < 0.8))
+    drawing = draw_truth_cosine({"a": ReceptiveFields(**{**vars(fields["a"]), "table": unknown})})
+    assert drawing is not None
+    assert f"of {unknown['truth_cosine'].notna().sum()} simulated neurons" in drawing.caption
+    assert "100 % of neurons at least 0.80" in drawing.caption, "neurons without a value count for nothing"
     without = {"a": ReceptiveFields(**{**vars(fields["a"]), "table": fields["a"].table.drop(columns="truth_cosine")})}
     assert draw_truth_cosine(without) is None
 

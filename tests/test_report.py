@@ -8,12 +8,13 @@ import torch
 
 from coread.eval.predictions import write_predictions
 from coread.eval.scores import write_scores
-from coread.eval.tables import write_tables
+from coread.eval.tables import summarize, write_tables
 from coread.insilico.receptive_fields import write_receptive_fields
 from coread.plotting import write_figures
 from coread.provenance import file_sha256
 from coread.recording import digest_path, write_recording
 from coread.report import write_report
+from coread.report.tables import overview_rows
 from tests.results import CONFIG, N_NEURONS, make_fields, make_histories, make_predictions, make_recording, make_scores
 
 NAMES = ["first_model", "second_model"]
@@ -151,6 +152,30 @@ def test_the_overview_holds_the_ensembles_numbers(page: Page, results: Path) -> 
     assert cell.startswith(f"{chosen['value'].mean():.3f}")
     assert rows[0][header.index("n")] == str(len(chosen))
     assert rows[0][header.index("excluded")] == str(N_NEURONS - len(chosen))
+
+
+def test_a_mean_over_fewer_neurons_than_its_row_names_their_number() -> None:
+    scores = make_scores()
+    chosen = scores["included"] & (scores["metric"] == "feve") & (scores["neuron"] == 0)
+    assert chosen.any()
+    summary = summarize(scores.assign(value=scores["value"].mask(chosen)), CONFIG)
+    table = overview_rows(summary)
+    cells = dict(zip(table.columns, table.rows[0], strict=True))
+    n = int(cells["n"].text)
+    assert cells["FEVE"].detail.endswith(f", n\u00a0=\u00a0{n - 1}")
+    assert "n\u00a0=" not in cells["correlation to average"].detail
+
+
+def test_no_number_is_shown_twice_and_validation_is_called_optimistic(page: Page) -> None:
+    header, *rows = page.tables["first_model-summary-table"]
+    metrics = {row[header.index("metric")] for row in rows}
+    assert "fraction of ceiling" in metrics
+    assert "normalized correlation" not in metrics
+    shown = "".join(page.words)
+    # differences, one summary per experiment
+    assert shown.count("bins that chose the best epoch of each member, so that they are optimistic") == 3
+    assert shown.count("these bins chose them, so that the values are optimistic") == 1, "learning curves"
+    assert shown.count("chosen by this very number, so that it is optimistic") == len(NAMES), "members"
 
 
 def test_every_neuron_has_a_row_with_its_receptive_field_where_there_is_one(page: Page) -> None:

@@ -110,12 +110,55 @@ def test_tables_are_written_for_people_papers_and_programs(tmp_path: Path) -> No
     assert len({line.count("&") for line in body}) == 1
     markdown = (tmp_path / "tables" / "scores.md").read_text()
     printed = paper_table(summarize(pd.concat([make_scores("my_model", 0.1), make_scores("baseline", 0.05)]), CONFIG))
-    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", printed["FEVE"].iloc[0])
-    assert all(f"| {cell} |" in markdown for cell in printed["FEVE"])
+    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", printed["correlation to average"].iloc[0])
+    assert all(f"| {cell} |" in markdown for cell in printed["correlation to average"])
     assert printed["n"].tolist() == ["36"] * 4
     again = tmp_path / "again"
     write_tables(paths, again, CONFIG)
     assert all((again / name).read_bytes() == (tmp_path / "tables" / name).read_bytes() for name in names)
+
+
+def test_a_mean_over_fewer_neurons_than_its_line_names_their_number(tmp_path: Path) -> None:
+    scores = make_scores("model", 0.1)
+    scores.loc[(scores["metric"] == "noise_ceiling") & scores["neuron"].isin([1, 2, 39]), "value"] = np.nan
+    scores.loc[(scores["metric"] == "single_trial_correlation") & (scores["neuron"] < 4), "value"] = np.nan
+    scores.loc[scores["metric"] == "explainable_variance", "value"] = np.nan
+    write_scores(scores, tmp_path / "model.csv")
+    write_tables([tmp_path / "model.csv"], tmp_path, CONFIG)
+    printed = paper_table(summarize(scores, CONFIG)).set_index("predictor").loc["ensemble"]
+    own = {name: re.findall(r"\(n = (\d+)\)", cell) for name, cell in printed.items()}
+    assert own["FEVE"] == ["35"]
+    assert own["noise ceiling"] == ["34"], "neuron 39 is excluded and counts nowhere"
+    assert own["single-trial correlation"] == ["32"]
+    assert own["correlation to average"] == []
+    assert (printed["n"], printed["explainable variance"]) == ("36", "n/a")
+    for name in ("scores.md", "scores.tex"):
+        text = (tmp_path / name).read_text()
+        # FEVE and single-trial correlation of the ensemble and of the member mean, and their ceiling
+        assert sorted(re.findall(r"\(n = (\d+)\) (?:&|\|)", text)) == ["32"] * 2 + ["34"] * 2 + ["35"] * 2
+        assert "names an n of its own" in text
+
+
+def test_captions_say_that_validation_bins_chose_the_best_epoch(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.csv" for name in ("model", "baseline")]
+    for path in paths:
+        write_scores(make_scores(path.stem, 0.1), path)
+    write_tables(paths, tmp_path, CONFIG)
+    for name in ("scores.md", "scores.tex", "differences.md", "differences.tex"):
+        text = (tmp_path / name).read_text()
+        assert "bins that chose the best epoch of each member, so that they are optimistic" in text
+        assert "test bins chose nothing" in text
+
+
+def test_the_same_number_under_two_names_is_summarised_once() -> None:
+    scores = make_scores("model", 0.1)
+    again = scores[scores["metric"] == "fraction_of_ceiling"].assign(metric="normalized_correlation")
+    both = pd.concat([scores, again], ignore_index=True)
+    pd.testing.assert_frame_equal(summarize(both, CONFIG), summarize(scores, CONFIG))
+    baseline = both.assign(experiment="baseline")
+    metrics = paired_differences(pd.concat([both, baseline]), CONFIG)["metric"]
+    assert "fraction_of_ceiling" in set(metrics)
+    assert "normalized_correlation" not in set(metrics)
 
 
 def test_one_experiment_has_no_differences_but_still_a_file(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Paper tables: scores of neurons summarised per experiment, and paired differences between experiments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,11 @@ MODEL_METRICS = {
     "feve": "FEVE",
 }
 DATA_METRICS = {"noise_ceiling": "noise ceiling", "explainable_variance": "explainable variance"}
+SAME_AS_FRACTION_OF_CEILING = "normalized_correlation"  # in the scores under its name in the literature, too
+VALIDATION_NOTE = (
+    "Validation scores come from the bins that chose the best epoch of each member, so that they are optimistic for "
+    "the members and their ensemble; test bins chose nothing, and test scores are not."
+)
 LATEX_SPECIAL = str.maketrans({character: f"\\{character}" for character in "_%&#$"})
 
 
@@ -34,9 +39,10 @@ def summarize(scores: pd.DataFrame, config: Mapping[str, Any]) -> pd.DataFrame:
     Predictors are the ensemble, `member mean` (each neuron's mean over members) and `data` (what depends on no model).
     `ci_low` and `ci_high` bound the mean: percentile bootstrap over neurons. `n` neurons are included and have a value;
     `n_excluded` lie below the threshold of explainable variance; `n_undefined` are included but have no value (silent,
-    or no signal). `config` is the `evaluation` node.
+    or no signal). The scores hold the fraction of the ceiling a second time as `normalized_correlation`, which is left
+    out. `config` is the `evaluation` node.
     """
-    per_neuron = _with_member_mean(scores)
+    per_neuron = _with_member_mean(_each_number_once(scores))
     rows = []
     for key, group in per_neuron.groupby(SUMMARY_KEYS, sort=False):
         values = group["value"].to_numpy(float)
@@ -53,7 +59,8 @@ def paired_differences(scores: pd.DataFrame, config: Mapping[str, Any]) -> pd.Da
     for every cell type. A neuron counts where both values exist and both experiments include it. `share_better` is the
     share of neurons whose score is higher in the experiment. Bootstrap over neurons as in `summarize`.
     """
-    ensemble = scores[(scores["predictor"] == ENSEMBLE) & scores["included"]].assign(
+    once = _each_number_once(scores)
+    ensemble = once[(once["predictor"] == ENSEMBLE) & once["included"]].assign(
         cell_type=lambda table: table["cell_type"].fillna("").astype(str)
     )
     key = [*NEURON, "cell_type", "stimulus", "tier", "metric"]
@@ -73,6 +80,10 @@ def paired_differences(scores: pd.DataFrame, config: Mapping[str, Any]) -> pd.Da
             rows.append((experiment, baseline, dataset, stimulus, tier, cell_type, metric, *described))
     columns = [*DIFFERENCE_KEYS, "mean_difference", "median_difference", "ci_low", "ci_high", "n", "share_better"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _each_number_once(scores: pd.DataFrame) -> pd.DataFrame:
+    return scores[scores["metric"] != SAME_AS_FRACTION_OF_CEILING]
 
 
 def _interval(values: Float[np.ndarray, "neuron"], config: Mapping[str, Any]) -> tuple[float, float]:
@@ -108,19 +119,27 @@ def _describe(
 # --------------------------------------------------------------------------------------------------------------- layout
 
 
+def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
+    """Return the rows as named tuples, whose fields no type checker knows."""
+    return iter(frame.itertuples())
+
+
 def paper_table(summary: pd.DataFrame) -> pd.DataFrame:
-    """Return the summary as people print it: a row per experiment, stimulus and predictor, `mean ± half interval`."""
+    """Return the summary as people print it: a row per experiment, stimulus and predictor, `mean ± half interval`.
+
+    `n` counts the included neurons; a mean over fewer of them, because the others have no value, says its own n.
+    """
     keys = ["experiment", "stimulus", "predictor"]
-    places = summary[[*keys, "metric"]].itertuples(index=False, name=None)
-    cells = dict(zip(places, map(_cell, summary.itertuples()), strict=True))
+    found = {(row.experiment, row.stimulus, row.predictor, row.metric): row for row in rows_of(summary)}
     models = summary[(summary["predictor"] != DATA) & (summary["metric"] == "single_trial_correlation")]
     rows = []
-    counts = models[["n", "n_undefined", "n_excluded"]].itertuples(index=False, name=None)
-    for place, (n, undefined, excluded) in zip(models[keys].itertuples(index=False, name=None), counts, strict=True):
+    for place in models[keys].itertuples(index=False, name=None):
+        counts = found[*place, "single_trial_correlation"]
+        n = counts.n + counts.n_undefined
         row = dict(zip(keys, place, strict=True))
-        row |= {title: cells.get((*place, metric), MISSING) for metric, title in MODEL_METRICS.items()}
-        row |= {title: cells.get((*place[:2], DATA, metric), MISSING) for metric, title in DATA_METRICS.items()}
-        rows.append(row | {"n": str(n + undefined), "excluded": str(excluded)})
+        row |= {title: _cell(found.get((*place, metric)), n) for metric, title in MODEL_METRICS.items()}
+        row |= {title: _cell(found.get((*place[:2], DATA, metric)), n) for metric, title in DATA_METRICS.items()}
+        rows.append(row | {"n": str(n), "excluded": str(counts.n_excluded)})
     return pd.DataFrame(rows)
 
 
@@ -141,10 +160,12 @@ def difference_table(differences: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _cell(row: Any) -> str:
-    if not np.isfinite(row.mean):
+def _cell(row: Any, n: int) -> str:
+    """Print a mean; its own number of neurons where that is not the n of its line."""
+    if row is None or not np.isfinite(row.mean):
         return MISSING
-    return f"{row.mean:.3f}" + (f" ± {(row.ci_high - row.ci_low) / 2:.3f}" if np.isfinite(row.ci_low) else "")
+    interval = f" ± {(row.ci_high - row.ci_low) / 2:.3f}" if np.isfinite(row.ci_low) else ""
+    return f"{row.mean:.3f}{interval}" + (f" (n = {row.n})" if row.n != n else "")
 
 
 def _signed(row: Any) -> str:
@@ -183,8 +204,11 @@ def table_caption(config: Mapping[str, Any]) -> str:
     return (
         f"Mean over neurons ± half the width of its {100 * config['bootstrap']['level']:.0f} % interval "
         f"({config['bootstrap']['n']} bootstrap resamples of neurons). n neurons have an explainable variance of at "
-        f"least {config['explainable_variance_threshold']} on the test stimulus; the excluded ones lie below. "
-        f"Predictor '{MEMBER_MEAN}' averages the scores of single members, 'ensemble' scores their mean prediction."
+        f"least {config['explainable_variance_threshold']} on the test stimulus (for validation: on at least one); the "
+        "excluded ones lie below. Where a cell names an n of its own, its mean is over fewer neurons, because the "
+        f"others have no value (silent, or no signal above the noise); {MISSING}: no neuron has one. "
+        f"Predictor '{MEMBER_MEAN}' averages the scores of single members, 'ensemble' scores their mean prediction. "
+        + VALIDATION_NOTE
     )
 
 
@@ -193,7 +217,8 @@ def difference_caption(config: Mapping[str, Any]) -> str:
     return (
         f"Experiment minus baseline on the same neurons, ensemble against ensemble: mean difference with its "
         f"{100 * config['bootstrap']['level']:.0f} % interval ({config['bootstrap']['n']} bootstrap resamples of "
-        "neurons). Share better: neurons that score higher in the experiment."
+        "neurons). Share better: neurons that score higher in the experiment; n: neurons with a value in both. "
+        + VALIDATION_NOTE
     )
 
 

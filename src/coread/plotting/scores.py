@@ -46,7 +46,7 @@ def draw_score_distribution(scores: pd.DataFrame) -> Drawing | None:
             _draw_share_of_ceiling(row[2], wide, included)
             if row[0] is not grid[-1, 0]:
                 row[2].tick_params(labelbottom=False)
-            counts.append(f"{stimulus}: n = {included.sum()} neurons, {(~included).sum()} excluded")
+            counts.append(f"{stimulus}: {_counts(wide, included)}")
     members = [name for name in dict.fromkeys(tested["predictor"]) if name not in (ENSEMBLE, DATA)]
     caption = (
         f"Test scores ({'; '.join(counts)}). Left: correlation of the prediction with the average over repeats for "
@@ -56,6 +56,16 @@ def draw_score_distribution(scores: pd.DataFrame) -> Drawing | None:
         "for too little explainable variance; they count for no median."
     )
     return Drawing(figure, caption)
+
+
+def _counts(wide: pd.DataFrame, included: np.ndarray) -> str:
+    """Say how many neurons are drawn, and for which predictor some of the included ones have no value."""
+    shown = wide[included].select_dtypes("number").drop(columns=["ci_low", "ci_high"])
+    titles = {"ceiling": "noise ceiling", "share": "fraction of ceiling"}
+    undefined = [
+        f", {titles.get(str(name), name)} undefined for {n} of the n" for name, n in shown.isna().sum().items() if n
+    ]
+    return f"n = {included.sum()} neurons, {(~included).sum()} excluded{''.join(undefined)}"
 
 
 def _per_neuron(scores: pd.DataFrame) -> pd.DataFrame:
@@ -156,6 +166,7 @@ def draw_learning_curves(histories: Mapping[str, pd.DataFrame]) -> Drawing | Non
         f"Learning curves of every member ({len(histories)}; fold and seed). Left: mean loss per bin and neuron on "
         "training (dashed) and validation bins (solid). Middle: mean over neurons of the correlation over all "
         f"validation bins; dots mark the best epochs ({min(best_values):.3f} to {max(best_values):.3f}), whose weights "
-        "are kept. Right: learning rate at the end of each epoch."
+        "are kept; these bins chose them, so that the values are optimistic. Right: learning rate at the end of each "
+        "epoch."
     )
     return Drawing(figure, caption)

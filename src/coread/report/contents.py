@@ -12,9 +12,10 @@ import torch
 import yaml
 
 from coread.eval.scores import DATA, ENSEMBLE, read_scores
+from coread.eval.tables import rows_of
 from coread.provenance import file_sha256
 from coread.recording import Recording, digest_path, read_recording
-from coread.report.tables import Table, make_table, rows_of, summary_rows
+from coread.report.tables import Table, make_table, summary_rows
 
 FIGURES = {
     "score_distribution": "Scores",
@@ -94,9 +95,9 @@ def collect_experiment(
 
 def _config_paths(folder: Path, recordings: Sequence[Path]) -> dict[str, Path]:
     """Return the settings behind one experiment by title: of its dataset, then of every stage."""
-    of_data = [path.with_name("config.yaml") for path in recordings[:1]]
-    stages = sorted((folder / "config").glob("*.yaml"))
-    return {"data": path for path in of_data if path.exists()} | {path.stem: path for path in stages}
+    of_data = recordings[0].with_name("config.yaml")
+    stages = {path.stem: path for path in sorted((folder / "config").glob("*.yaml"))}
+    return ({"data": of_data} if of_data.exists() else {}) | stages
 
 
 def _sentences(sessions: Sequence[Recording], members: Sequence[Path], configs: Mapping[str, Path]) -> list[str]:
@@ -174,7 +175,10 @@ def _member_table(members: Sequence[Path]) -> Table:
                 "coread": str(content["coread_version"]),
             }
         )
-    caption = "Validation correlation: mean over neurons over all validation bins, in the best epoch."
+    caption = (
+        "Validation correlation: mean over neurons of the correlation over all validation bins in the best epoch, "
+        "which was chosen by this very number, so that it is optimistic."
+    )
     formats = {"training time (s)": lambda value: f"{value:.1f}", "best epoch": lambda value: f"{value:.0f}"}
     return make_table(pd.DataFrame(rows), formats, caption)
 

@@ -1,13 +1,13 @@
 """Tables of the report: text to read beside the number to sort by."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from coread.eval.scores import DATA, ENSEMBLE
-from coread.eval.tables import DATA_METRICS, MODEL_METRICS
+from coread.eval.tables import DATA_METRICS, MODEL_METRICS, VALIDATION_NOTE, rows_of
 
 MAX_ROWS = 2000
 
@@ -28,11 +28,6 @@ class Table(NamedTuple):
     rows: list[list[Cell]]
     caption: str = ""
     filterable: bool = False
-
-
-def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
-    """Return the rows as named tuples, whose fields no type checker knows."""
-    return iter(frame.itertuples())
 
 
 def make_table(
@@ -66,11 +61,13 @@ def _cell(value: Any, form: Callable[[Any], str] | None) -> Cell:
     return Cell(text, float(value))
 
 
-def with_interval(mean: float, low: float, high: float) -> Cell:
-    """Show a mean with its 95 % interval."""
-    if not np.isfinite(mean):
+def with_interval(row: Any, n: int) -> Cell:
+    """Show the mean of a summary's row with its 95 % interval; its own number of neurons where that is not n."""
+    if row is None or not np.isfinite(row.mean):
         return Cell("", float("-inf"))
-    return Cell(f"{mean:.3f}", float(mean), f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "")
+    interval = f"{row.ci_low:.3f} to {row.ci_high:.3f}" if np.isfinite(row.ci_low) else ""
+    count = f"n\u00a0=\u00a0{row.n}" if row.n != n else ""
+    return Cell(f"{row.mean:.3f}", float(row.mean), ", ".join(part for part in (interval, count) if part))
 
 
 def overview_rows(summary: pd.DataFrame) -> Table:
@@ -84,17 +81,19 @@ def overview_rows(summary: pd.DataFrame) -> Table:
     rows = []
     places = tested[tested["predictor"] == ENSEMBLE][["experiment", "stimulus"]].drop_duplicates()
     for experiment, stimulus in places.itertuples(index=False, name=None):
-        found = [values.get((experiment, stimulus, metric)) for metric in metrics]
-        cells = [Cell("") if row is None else with_interval(row.mean, row.ci_low, row.ci_high) for row in found]
         counts = values[experiment, stimulus, "correlation_to_average"]
-        n = [Cell(str(counts.n), float(counts.n)), Cell(str(counts.n_excluded), float(counts.n_excluded))]
-        rows.append([Cell(str(experiment)), Cell(str(stimulus)), *cells, *n])
+        n, n_excluded = counts.n + counts.n_undefined, counts.n_excluded
+        cells = [with_interval(values.get((experiment, stimulus, metric)), n) for metric in metrics]
+        numbers = [Cell(str(count), float(count)) for count in (n, n_excluded)]
+        rows.append([Cell(str(experiment)), Cell(str(stimulus)), *cells, *numbers])
     return Table(
         ["experiment", "test stimulus", *metrics.values(), "n", "excluded"],
         [False, False, *[True] * (len(metrics) + 2)],
         rows,
         "Ensembles: mean over included neurons with its 95 % bootstrap interval over neurons; n included neurons. "
-        "Excluded neurons lie below the threshold of explainable variance.",
+        "Where a cell names an n of its own, its mean is over fewer neurons, because the others have no value. "
+        "Excluded neurons lie below the threshold of explainable variance. Test bins chose nothing: neither weights "
+        "nor the best epoch.",
     )
 
 
@@ -105,7 +104,7 @@ def summary_rows(summary: pd.DataFrame) -> Table:
             Cell(str(row.stimulus)),
             Cell(str(row.predictor)),
             Cell(str(row.metric).replace("_", " ")),
-            with_interval(row.mean, row.ci_low, row.ci_high),
+            with_interval(row, row.n),
             Cell(f"{row.median:.3f}" if np.isfinite(row.median) else "", _sortable(row.median)),
             *(Cell(str(count), float(count)) for count in (row.n, row.n_excluded, row.n_undefined)),
         ]
@@ -117,7 +116,8 @@ def summary_rows(summary: pd.DataFrame) -> Table:
         rows,
         "Means over included neurons with 95 % bootstrap intervals over neurons. Predictor data: needs no model; "
         "member mean: scores of single members, averaged per neuron; ensemble: score of their mean prediction. "
-        "Validation bins of the ensemble are predicted only by members that were not trained on them.",
+        "Every mean is over the n neurons of its row; undefined ones are included but have no value. "
+        f"{VALIDATION_NOTE} Validation bins of the ensemble are predicted only by members not trained on them.",
         filterable=True,
     )
 
@@ -144,7 +144,7 @@ def difference_rows(differences: pd.DataFrame) -> Table | None:
         [False, False, False, False, True, True, True],
         rows,
         "Ensemble against ensemble on the same neurons; bootstrap over neurons. Share better: neurons that the first "
-        "experiment predicts better.",
+        f"experiment predicts better; n: neurons with a value in both. {VALIDATION_NOTE}",
         filterable=True,
     )
 
