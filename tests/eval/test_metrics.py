@@ -93,6 +93,47 @@ def test_a_perfect_model_reaches_every_ceiling_with_gaps(recording: Arrays):
     np.testing.assert_allclose(correlation_to_average(responses, signal), noise_ceiling(responses), atol=0.06)
 
 
+def counts_with_fewer_repeats(design: str) -> Arrays:
+    """Poisson counts of 60 neurons, and their rates, whose number of repeats goes with the rate."""
+    rng = np.random.default_rng(8)
+    rate = rng.gamma(2, 1, size=(600, 60)) * np.where(np.arange(600) < 300, 0.3, 2)[:, None]
+    responses = rng.poisson(rate[:, None], size=(600, 10, 60)).astype(float)
+    first = (np.arange(600) < 300)[:, None]
+    high = rate > np.median(rate, axis=0)
+    fewer = {"stopped in the second half": ~first, "high rates": high, "low rates": ~high}[design]
+    responses[:, 3:][np.broadcast_to(fewer[:, None], (600, 7, 60))] = np.nan
+    return responses, rate
+
+
+@pytest.mark.parametrize("design", ["stopped in the second half", "high rates", "low rates"])
+def test_a_perfect_model_is_perfect_whatever_rates_the_missing_repeats_have(design: str):
+    responses, rate = counts_with_fewer_repeats(design)
+    power = rate.var(axis=0, ddof=1)
+    n = np.isfinite(responses).sum(axis=1)
+    assert signal_power(responses).mean() == pytest.approx(power.mean(), rel=0.03)
+    assert normalized_correlation(responses, rate).mean() == pytest.approx(1, abs=0.01)
+    assert feve(responses, rate).mean() == pytest.approx(1, abs=0.03)
+    ceiling = np.sqrt(power / (power + (rate / n).mean(axis=0)))
+    np.testing.assert_allclose(noise_ceiling(responses), ceiling, atol=0.04)
+    assert noise_ceiling(responses).mean() == pytest.approx(ceiling.mean(), abs=0.01)
+
+
+def test_offsets_of_repeats_are_no_noise(recording: Arrays):
+    responses, _ = recording
+    drifting = responses + np.linspace(-3, 3, 8)[:, None]
+    np.testing.assert_allclose(noise_ceiling(drifting), noise_ceiling(responses))
+
+
+def test_bins_with_one_repeat_change_no_score_in_units_of_the_noise(recording: Arrays):
+    responses, signal = recording
+    longer = np.concatenate([responses, np.full_like(responses, np.nan)])
+    longer[300:, 0] = np.random.default_rng(2).normal(0, 9, size=(300, 5))
+    for score in (normalized_correlation, feve):
+        np.testing.assert_allclose(score(longer, np.tile(signal, (2, 1))), score(responses, signal))
+    for of_data in (signal_power, noise_ceiling, lambda values: explainable_vs_total_var(values)[0]):
+        np.testing.assert_allclose(of_data(longer), of_data(responses))
+
+
 def test_absent_repeat_equals_shorter_array(recording: Arrays):
     responses, signal = recording
     padded = responses.copy()
@@ -193,3 +234,36 @@ def test_intervals_do_not_depend_on_the_chunk_size(recording: Arrays, monkeypatc
     chunked = bootstrap_repeats(responses, signal, 30, np.random.default_rng(0))
     for name in whole:
         np.testing.assert_allclose(whole[name], chunked[name])
+
+
+@pytest.mark.parametrize("design", ["no gaps", "gaps", "gaps of one neuron", "high rates"])
+def test_resampling_every_repeat_once_gives_the_scores(recording: Arrays, design: str):
+    responses, prediction = recording
+    prediction = prediction + np.random.default_rng(1).normal(size=prediction.shape)
+    if design == "high rates":
+        responses, prediction = counts_with_fewer_repeats(design)
+    elif design == "gaps":
+        responses = with_gaps(responses)
+    elif design == "gaps of one neuron":
+        responses = responses.copy()
+        responses[..., 2] = with_gaps(responses)[..., 2]
+    found = metrics._resampled_scores(responses, prediction, np.ones((1, responses.shape[1])))
+    expected = {
+        "correlation_to_average": correlation_to_average(responses, prediction),
+        "normalized_correlation": normalized_correlation(responses, prediction),
+        "noise_ceiling": noise_ceiling(responses),
+        "feve": feve(responses, prediction),
+        "explainable_variance": explainable_vs_total_var(responses)[0],
+    }
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name][0], values, rtol=1e-6, err_msg=name)
+
+
+def test_intervals_hold_a_perfect_model_where_the_stronger_half_has_fewer_repeats():
+    responses, rate = counts_with_fewer_repeats("stopped in the second half")
+    intervals = bootstrap_repeats(responses, rate, 200, np.random.default_rng(0))
+    for name in ("normalized_correlation", "feve"):
+        low, high = intervals[name]
+        assert ((low < 1) & (high > 1)).mean() > 0.75, name
+        assert (high - low).mean() < 0.5, name

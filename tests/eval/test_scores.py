@@ -179,8 +179,9 @@ def test_intervals_hold_the_value_and_need_repeats(example: tuple) -> None:
     rows = scores[scores["included"] & (scores["metric"] == "correlation_to_average")]
     assert (rows["ci_low"] < rows["value"]).all()
     assert (rows["value"] < rows["ci_high"]).all()
-    two = score_experiment([replace(recording, valid=recording.bin_column("repeat") < 2)], members, CONFIG)
-    assert two["ci_low"].isna().all(), "two repeats are too few to resample"
+    for n_repeats in (2, 3, 4):
+        few = score_experiment([replace(recording, valid=recording.bin_column("repeat") < n_repeats)], members, CONFIG)
+        assert few["ci_low"].isna().all() == (n_repeats < 4), "three repeats are too few to resample"
     without = score_experiment([recording], members, CONFIG | {"bootstrap": {"n": 0, "level": 0.95, "seed": 0}})
     assert without["ci_low"].isna().all()
 
