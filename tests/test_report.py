@@ -19,6 +19,7 @@ from tests.results import CONFIG, N_NEURONS, make_fields, make_histories, make_p
 
 NAMES = ["first_model", "second_model"]
 TRAIN_SLICE = "model:\n  _target_: toy.models.ToyModel\n  core:\n    _target_: toy.Core\n  comment: 'a < b & c'\n"
+TRAINED_WITH = {"coread": "0.1.0 (abc)", "torch": "2.0.1+x", "device": "cuda", "precision": "bf16-mixed"}
 DATA_CONFIG = "dataset: toy\nseed: 4711\ntest_names: [probe]\n"
 
 
@@ -75,7 +76,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             member_place = place / f"fold{member.fold}" / f"seed{member.seed}"
             write_predictions(member, member_place / "predictions.h5")
             history = histories[member.name] if name == NAMES[0] else histories[member.name].iloc[:0]
-            content = {"fold": member.fold, "seed": member.seed, "coread_version": "0.0.9"}
+            trained_with = {"trained_with": TRAINED_WITH} if member.seed == 0 else {}
+            content = {"fold": member.fold, "seed": member.seed, "coread_version": "0.0.9", "data_info": trained_with}
             weights = {"weight": torch.zeros(1234)}
             torch.save(
                 content | {"history": history.to_dict("list"), "state_dict": weights}, member_place / "model.ckpt"
@@ -188,8 +190,11 @@ def test_every_neuron_has_a_row_with_its_receptive_field_where_there_is_one(page
 
 
 def test_members_configuration_and_checksums_are_told(page: Page, results: Path, text: str) -> None:
-    header, first, _ = page.tables["first_model-members-table"]
+    header, first, second = page.tables["first_model-members-table"]
     told = dict(zip(header, first, strict=True))
+    assert {name: told[name] for name in TRAINED_WITH} == TRAINED_WITH
+    unrecorded = dict(zip(header, second, strict=True))
+    assert (unrecorded["coread"], unrecorded["torch"], unrecorded["device"]) == ("0.0.9", "", "")
     assert (told["member"], told["parameters"], told["best epoch"]) == ("fold0_seed0", "1,234", "4")
     assert (told["validation correlation"], told["training time (s)"]) == ("0.600", "9.0")
     assert "comment: &#39;a &lt; b &amp; c&#39;" in text, "configuration is shown, not interpreted"

@@ -174,10 +174,13 @@ def _member_table(members: Sequence[Path]) -> Table:
                 "training time (s)": float(history["seconds"].sum()) if len(history) else np.nan,
                 "coread": str(content["coread_version"]),
             }
+            | {str(name): str(value) for name, value in content["data_info"].get("trained_with", {}).items()}
         )
     caption = (
         "Validation correlation: mean over neurons of the correlation over all validation bins in the best epoch, "
-        "which was chosen by this very number, so that it is optimistic."
+        "which was chosen by this very number, so that it is optimistic. The last columns say what each member was "
+        "trained with: the versions of coread and torch, the device and the precision, as far as the member records "
+        "them."
     )
     formats = {"training time (s)": lambda value: f"{value:.1f}", "best epoch": lambda value: f"{value:.0f}"}
     return make_table(pd.DataFrame(rows), formats, caption)
