@@ -15,7 +15,7 @@ from coread.insilico.receptive_fields import compute_receptive_fields
 from coread.recording import Recording
 from coread.training import train
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(3600)]
 
 
 def train_and_score(experiment: str, recordings: list[Recording], folder: Path):
@@ -40,7 +40,7 @@ def test_demo_size(simulation_seed, tmp_path):
     recordings = build_recordings(settings)
     core, members, seconds = train_and_score("simulated_retina", recordings, tmp_path)
     baseline, _, baseline_seconds = train_and_score("simulated_retina_ln", recordings, tmp_path)
-    truth = {recording.session: recording.session_info["truth_model"] for recording in recordings}
+    truth = {recording.session: recording.session_info["truth_model"].astype(str) for recording in recordings}
     kind = pd.Series([truth[session][neuron] for session, neuron, _ in core.index], core.index)
     gain = (core - baseline)[kind == "subunit"]
 

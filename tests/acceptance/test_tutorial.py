@@ -12,7 +12,7 @@ from coread.eval.predictions import predict_member
 from coread.eval.scores import score_experiment
 from coread.training import train
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(3600)]
 
 
 def ridge_scores(recordings, n_past=8, penalty=300.0):
