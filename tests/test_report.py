@@ -164,7 +164,7 @@ def test_a_mean_over_fewer_neurons_than_its_row_names_their_number() -> None:
     table = overview_rows(summary)
     cells = dict(zip(table.columns, table.rows[0], strict=True))
     n = int(cells["n"].text)
-    assert cells["FEVE"].detail.endswith(f", n\u00a0=\u00a0{n - 1}")
+    assert cells["FEVE"].detail.endswith(f"\nn\u00a0=\u00a0{n - 1}")
     assert "n\u00a0=" not in cells["correlation to average"].detail
 
 

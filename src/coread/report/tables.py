@@ -67,7 +67,7 @@ def with_interval(row: Any, n: int) -> Cell:
         return Cell("", float("-inf"))
     interval = f"{row.ci_low:.3f} to {row.ci_high:.3f}" if np.isfinite(row.ci_low) else ""
     count = f"n\u00a0=\u00a0{row.n}" if row.n != n else ""
-    return Cell(f"{row.mean:.3f}", float(row.mean), ", ".join(part for part in (interval, count) if part))
+    return Cell(f"{row.mean:.3f}", float(row.mean), "\n".join(part for part in (interval, count) if part))
 
 
 def overview_rows(summary: pd.DataFrame) -> Table:
