@@ -120,7 +120,7 @@ def test_wrong_settings_are_named(
 ) -> None:
     if "--multirun" in overrides:  # the first job is fine: only its failing sibling is looked at here
         monkeypatch.setattr("coread.models.member.Member.save", lambda member, path: None)
-        monkeypatch.setattr("pandas.DataFrame.to_csv", lambda *_, **__: None)
+        monkeypatch.setattr("coread.provenance.write_text", lambda path, text: None)
     assert complaint(capfd, lambda: train(*overrides)).startswith(message)
 
 
