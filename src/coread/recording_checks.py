@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 TIERS = ("train", "validation", "test", "final_test")
 MIRRORS = ("none", "width", "height")
 BLANK = -1
-CHUNK_VALUES = 2**22  # responses looked at at a time: 16 MiB of float32
+CHUNK_VALUES = 2**18  # responses looked at at a time: 1 MiB of float32
 
 
 class RecordingError(ValueError):

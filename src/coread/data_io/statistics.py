@@ -11,7 +11,7 @@ from torch import Tensor
 from coread.data_io.splits import TRAIN
 from coread.recording import BLANK, Recording, Stimulus
 
-CHUNK_VALUES = 2**20  # values summed at a time: 8 MiB of float64
+CHUNK_VALUES = 2**18  # values summed at a time: 2 MiB of float64
 RESPONSE_SCALES = ("none", "std")
 
 
