@@ -24,7 +24,9 @@ class BaseCoreReadout(pl.LightningModule):
 
     `loss(output, target, mask)` is minimised (default: mean Poisson). `correlation_loss(output, target, mask)` is an
     optional further score logged on validation data; the published name `evaluation_loss` is an alias. The score that
-    decides about early stopping, `val_correlation`, is always the correlation of each neuron over all validation bins.
+    decides about early stopping, `val_correlation`, is always the correlation of each neuron over all validation bins,
+    averaged over all neurons. `val_loss` is a mean over bins of each session's mean over neurons, so a bin of a session
+    with many neurons counts as much as one of a session with few, as in training.
     """
 
     def __init__(
@@ -85,7 +87,8 @@ class BaseCoreReadout(pl.LightningModule):
         session, point = batch
         output = self(point.inputs, session)
         loss = self.loss(output, point.targets, point.mask)
-        # a batch counts by its valid bins, so that the mean does not depend on how bins fall into batches
+        # a batch counts by its valid bins, so that the mean does not depend on how bins fall into batches; a session
+        # counts by its bins, whatever its number of neurons: the loss itself is a mean over neurons
         n_valid = int(point.mask[:, -output.shape[1] :].sum())
         self.log("val_loss", loss, on_epoch=True, batch_size=max(n_valid, 1), prog_bar=False)
         if self.correlation_loss is not None:

@@ -57,7 +57,7 @@ def _initialize_readout(
         readout.initialize_filters(torch.as_tensor(sta))
         return
     peaks = peak_positions(sta, float(settings["smoothing_px"]))
-    positions = output_positions(peaks, sta.shape[-2:], model)
+    positions = output_positions(peaks, model)
     readout.initialize_positions(torch.as_tensor(positions, dtype=torch.float32), sigma=settings["spread"])
 
 
@@ -71,19 +71,14 @@ def peak_positions(
     return np.stack(np.unravel_index(flat, energy.shape[1:]), axis=1).astype(np.float64)
 
 
-def output_positions(
-    pixels: Float[np.ndarray, "neuron 2"], image_size: Sequence[int], model: BaseCoreReadout
-) -> Float[np.ndarray, "neuron 2"]:
+def output_positions(pixels: Float[np.ndarray, "neuron 2"], model: BaseCoreReadout) -> Float[np.ndarray, "neuron 2"]:
     """Return input pixels (y, x) as (x, y) on the core's output grid, -1 and 1 being its outermost pixel centres.
 
-    The centre of the image is the centre of the core's output; pooling scales distances by the core's stride. Cells
-    whose peak lies outside what the core puts out start at its border.
+    Cells whose peak lies outside what the core puts out start at its border.
     """
-    output_size = np.asarray(_first_readout(model).in_shape[-2:], float)
-    stride = float(getattr(model.core, "spatial_stride", 1))
-    from_centre = (pixels - (np.asarray(image_size, float) - 1) / 2) / stride
-    half = np.maximum((output_size - 1) / 2, 0.5)
-    return np.clip(from_centre / half, -1.0, 1.0)[:, ::-1].copy()
+    output_pixels = (pixels - np.asarray(model.core.spatial_offset)) / np.asarray(model.core.spatial_stride)
+    half = (np.asarray(_first_readout(model).in_shape[-2:], float) - 1) / 2
+    return np.clip((output_pixels - half) / np.maximum(half, 0.5), -1.0, 1.0)[:, ::-1].copy()
 
 
 def _first_readout(model: BaseCoreReadout) -> Any:

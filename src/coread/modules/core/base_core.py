@@ -27,9 +27,14 @@ from coread.modules.layers.scaling import Bias3DLayer
 
 
 class Core(nn.Module):
-    """Maps stimuli to feature maps with `lag` frames less, all lost from the front."""
+    """Maps stimuli to feature maps with `lag` frames less, all lost from the front.
+
+    Output pixel i along (height, width) looks at a neighbourhood of input pixel `spatial_offset + spatial_stride * i`.
+    """
 
     lag: int = 0
+    spatial_stride: tuple[float, float] = (1.0, 1.0)
+    spatial_offset: tuple[float, float] = (0.0, 0.0)
 
     def regularizer(self) -> Float[Tensor, ""]:
         """Return the penalty to add to the loss; none by default."""
@@ -161,6 +166,20 @@ class SimpleCoreWrapper(Core):
                 layer["pool"] = nn.MaxPool3d((1, 2, 2))
             self.features.add_module(f"layer{i}", nn.Sequential(layer))
         self.lag = cut_first_n_frames + sum(conv.lag for conv in self.convolutions)
+        axes = [self._offset_and_stride(axis) for axis in (0, 1)]
+        self.spatial_offset, self.spatial_stride = zip(*axes, strict=True)
+
+    def _offset_and_stride(self, axis: int) -> tuple[float, float]:
+        """Return input pixel under output pixel 0, and input pixels per output pixel, along height (0) or width (1)."""
+        offset, stride = 0.0, 1.0
+        if self.downsample_input_kernel_size is not None:
+            size = self.downsample_input_kernel_size[1 + axis]
+            offset, stride = (size - 1) / 2, float(size)
+        for layer, conv in zip(self.features, self.convolutions, strict=True):
+            offset += stride * ((conv.kernel_size[1 + axis] - 1) / 2 - conv.padding_before[axis])
+            if hasattr(layer, "pool"):
+                offset, stride = offset + stride / 2, stride * 2
+        return offset, stride
 
     @property
     def convolutions(self) -> list[SpaceTimeConv]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coread.modules.layers.padding import Padding, pad_sides, resolve_padding
+from coread.modules.layers.padding import Padding, Sides, pad_sides, resolve_padding
 from coread.modules.layers.time_filters import block_length, correlate_pairs, correlate_shared
 
 LayerInput = Tensor | tuple[Tensor, str | None]
@@ -29,6 +29,8 @@ class SpaceTimeConv(nn.Module):
 
     `log_speed_dict` maps sessions to the log of a temporal stretch; a Parameter there is trained.
     """
+
+    sides: Sides
 
     def __init__(
         self,
@@ -56,6 +58,11 @@ class SpaceTimeConv(nn.Module):
         if data_key not in self._log_speed_sessions:
             raise KeyError(f"no log speed for session {data_key!r}; known are {sorted(self._log_speed_sessions)}")
         return getattr(self, f"log_speed_{data_key}")
+
+    @property
+    def padding_before(self) -> tuple[int, int]:
+        """Rows of zeros above and columns of zeros left of the input."""
+        return self.sides[1][0], self.sides[2][0]
 
     @property
     def weight_grouped(self) -> Float[Tensor, "out in *kernel"]:
@@ -138,6 +145,12 @@ class TorchSTSeparableConv3D(SpaceTimeConv):
         self.lag -= sum(self.space_sides[0]) + sum(self.time_sides[0])
         self.space_conv = nn.Conv3d(in_channels, out_channels, space_kernel, bias=bias)
         self.time_conv = nn.Conv3d(out_channels, out_channels, time_kernel, bias=bias)
+
+    @property
+    def padding_before(self) -> tuple[int, int]:
+        """Rows of zeros above and columns of zeros left of the input, over both convolutions."""
+        (_, above, left), (_, above_time, left_time) = self.space_sides, self.time_sides
+        return above[0] + above_time[0], left[0] + left_time[0]
 
     @property
     def weight_spatial(self) -> Float[Tensor, "out in 1 height width"]:
