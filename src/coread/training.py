@@ -25,6 +25,7 @@ from coread.data_io.statistics import QualityError, Statistics, compute_statisti
 from coread.models.core_readout import BaseCoreReadout, is_model_causal
 from coread.models.initialization import initialize_readouts
 from coread.models.member import Member, build_model
+from coread.provenance import code_version
 from coread.recording import Recording
 
 log = logging.getLogger(__name__)
@@ -172,17 +173,21 @@ def _trainer(
 
 
 def trained_with(accelerator: str = "auto", precision: str = "auto") -> dict[str, str]:
-    """Return what of this machine and software can move the last digits of a member's weights."""
-    device = _device(accelerator).type
-    return {"torch": str(torch.__version__), "device": device, "precision": _precision(accelerator, precision)}
+    """Return what of software and machine can move the last digits of a member's weights, and the code's commit."""
+    return {"coread": code_version(), **_numerics(accelerator, precision)}
 
 
 def resume_digest(*deciding: object, accelerator: str = "auto", precision: str = "auto") -> str:
     """Return a name for the work folder of a training: another for anything that decides the weights.
 
-    `deciding` are settings, digests of recordings and code, fold and seed; versions, device and precision are added.
+    `deciding` are settings, digests of recordings and code, fold and seed; torch, device and precision are added.
     """
-    return hashlib.sha256(repr((deciding, trained_with(accelerator, precision))).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((deciding, _numerics(accelerator, precision))).encode()).hexdigest()[:16]
+
+
+def _numerics(accelerator: str, precision: str) -> dict[str, str]:
+    device = _device(accelerator).type
+    return {"torch": str(torch.__version__), "device": device, "precision": _precision(accelerator, precision)}
 
 
 def _device(accelerator: str) -> torch.device:
