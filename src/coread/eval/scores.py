@@ -68,7 +68,8 @@ def score_experiment(
     predecessors. Validation: a member is scored on its own validation bins, the ensemble on all bins that are
     validation bins of at least one member, predicted by only those members. `included` is false for neurons whose
     explainable variance on the test stimulus (for validation: on all of them) is below the threshold of `config`, the
-    `evaluation` node. Intervals are over repeats, where most bins have at least `MIN_REPEATS`. Raises ScoreError.
+    `evaluation` node. Intervals are over repeats, where most bins have at least `MIN_REPEATS`. `fraction_of_ceiling`
+    and `normalized_correlation` are one number under the two names that papers use. Raises ScoreError.
     """
     if not predictions:
         raise ScoreError("there are no predictions to score")
