@@ -47,7 +47,7 @@ class KeepBest(Callback):
         score = float(trainer.callback_metrics[self.monitor])
         if score > self.best_score:
             self.best_score, self.best_epoch = score, trainer.current_epoch
-            self.best_weights = {name: value.detach().cpu().clone() for name, value in pl_module.state_dict().items()}
+            self.best_weights = {name: _copied(value.detach()) for name, value in pl_module.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the resume checkpoint keeps."""
@@ -57,6 +57,12 @@ class KeepBest(Callback):
         """Go on from a resume checkpoint."""
         self.best_score, self.best_epoch = state_dict["score"], state_dict["epoch"]
         self.best_weights = state_dict["weights"]
+
+
+def _copied(value: torch.Tensor) -> torch.Tensor:
+    """Return a copy in main memory; axes that repeat one row (published grids, per neuron) go on repeating it."""
+    rows = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in value.stride())
+    return value[rows].cpu().clone().expand(value.shape)
 
 
 class LearningCurve(Callback):

@@ -1,5 +1,6 @@
 """Core + readout models: documented constructors, what they predict, how training and validation add up."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 
+from coread.callbacks import KeepBest
 from coread.config import compose, config_directory, stage_slice
 from coread.data_io.dataloader import DataPoint
 from coread.models import BaseCoreReadout, ExampleCoreReadout, UnifiedCoreReadout, is_model_causal
@@ -195,3 +197,17 @@ def test_validation_scores_are_what_the_docstring_says() -> None:
 def test_the_optional_score_is_logged_too() -> None:
     found = validate(make_model(evaluation_loss=CorrelationLoss3d(negate=False)), list(validation_points().items()))
     assert -1 <= found["val_correlation_loss"] <= 1
+
+
+def test_the_best_weights_repeat_no_grid_for_every_neuron() -> None:
+    model, keep_best = make_model(), KeepBest()
+    trainer = SimpleNamespace(sanity_checking=False, current_epoch=0, callback_metrics={"val_correlation": 0.5})
+    keep_best.on_validation_end(trainer, model)  # type: ignore[arg-type]
+    stored = sum(value.untyped_storage().nbytes() for value in keep_best.best_weights.values())
+    parameters = sum(value.numel() * 4 for value in [*model.parameters(), *model.buffers()])
+    assert stored < parameters + 2 * 6 * 7 * 2 * 4 + 100
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.nn.init.zeros_(model.readout["a"].mask_mean)
+    model.core.features[0].conv.weight_spatial.data += 1
+    model.load_state_dict(keep_best.best_weights)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
