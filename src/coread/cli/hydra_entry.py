@@ -58,7 +58,7 @@ def _named_config(argv: list[str]) -> tuple[str, Path, list[str]]:
     directory, rest = _take(argv, ("--config-path", "-cp"))
     name, rest = _take(rest, ("--config-name", "-cn"))
     if name is None:
-        known = sorted(path.stem for path in config_directory().glob("*.yaml"))
+        known = sorted(path.stem for path in config_directory().glob("*.yaml") if path.stem != "workflow")
         raise ConfigError(f"--config-name is missing; shipped configs: {', '.join(known)}")
     folder = config_directory() if directory is None else Path(directory)
     if not folder.is_dir():
