@@ -322,8 +322,8 @@ def test_the_code_list_of_a_rule_is_what_its_script_imports(finished: Campaign) 
     assert checked >= {"build_recording", "train_member", "predict_member", "score_experiment", "write_report"}
 
 
-# named in a registry and imported by that name, which Python's import log does not show
-BY_NAME = {"coread.data_io.simulate", "coread.data_io.simulate.retina"}
+# named in a registry or a config and imported by that name, which Python's import log does not show
+BY_NAME = {"coread.data_io.simulate", "coread.data_io.simulate.retina", "coread.lr_schedules"}
 
 
 def _listed_code(campaign: Campaign) -> dict[str, set[str]]:
