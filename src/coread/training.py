@@ -43,13 +43,14 @@ def train(
     accelerator: str = "auto",
     precision: str = "auto",
     loggers: Sequence[Any] = (),
+    callbacks: Sequence[Callback] = (),
     progress_bar: bool | None = None,
 ) -> Member:
     """Train one member and return it with the weights of its best epoch.
 
     `config` is the train slice. `work_dir` keeps `last.ckpt` after every epoch: called again with the same arguments
     after a kill, training resumes there and ends with the same weights. Remove the folder once the member is saved.
-    Nothing of a test tier is read. Raises SplitError, QualityError or ValueError for data or settings that cannot be
+    `callbacks` only watch, such as the pruner of a search. Nothing of a test tier is read. Raises SplitError, QualityError or ValueError for data or settings that cannot be
     trained on.
     """
     settings = _plain(config)
@@ -64,8 +65,8 @@ def train(
     stoppers = [hydra.utils.instantiate(callback) for callback in settings["training_callbacks"].values()]
     work_dir.mkdir(parents=True, exist_ok=True)
     last = work_dir / "last.ckpt"
-    callbacks: list[Callback] = [SeedEpochs(seed), keep_best, curve, *stoppers, SaveLast(last)]
-    trainer = _trainer(settings, callbacks, work_dir, accelerator, precision, loggers, progress_bar)
+    all_callbacks: list[Callback] = [SeedEpochs(seed), keep_best, curve, *stoppers, *callbacks, SaveLast(last)]
+    trainer = _trainer(settings, all_callbacks, work_dir, accelerator, precision, loggers, progress_bar)
     with warnings.catch_warnings():
         _silence_lightning()
         if last.exists():
