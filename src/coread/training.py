@@ -50,8 +50,8 @@ def train(
 
     `config` is the train slice. `work_dir` keeps `last.ckpt` after every epoch: called again with the same arguments
     after a kill, training resumes there and ends with the same weights. Remove the folder once the member is saved.
-    `callbacks` only watch, such as the pruner of a search. Nothing of a test tier is read. Raises SplitError, QualityError or ValueError for data or settings that cannot be
-    trained on.
+    `callbacks` only watch, such as the pruner of a search. Nothing of a test tier is read. Raises SplitError,
+    QualityError or ValueError for data or settings that cannot be trained on.
     """
     settings = _plain(config)
     pl.seed_everything(seed, verbose=False)
