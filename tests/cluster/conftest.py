@@ -1,0 +1,26 @@
+"""The cluster of the tests: one per session, skipped with the reason where it cannot run."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.slurm_cluster import ClusterUnavailableError, SlurmCluster
+
+
+@pytest.fixture(scope="session")
+def started_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    cluster = SlurmCluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        cluster.start()
+    except ClusterUnavailableError as reason:
+        pytest.skip(str(reason))
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def cluster(started_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
+    """A cluster with idle nodes and an empty queue; what a test leaves behind is cleared away."""
+    yield started_cluster
+    started_cluster.cancel_everything()
+    started_cluster.repair()
