@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from snakemake.exceptions import WorkflowError
 from coread.catalogue import Catalogue
 from coread.config import STAGES
 from coread.signatures import deciding_code
+
+# Slurm warns of pre-emption and time limits with these, and sends them to every process of a job: the Snakemake inside a
+# job would die of them, and its training would go on beside the one that the requeued job starts
+for warning in (signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(warning, signal.SIG_IGN)
 
 ROOT = os.path.relpath(workflow.basedir)
 PACKAGE = Path(workflow.basedir, "src", "coread")
@@ -26,7 +32,10 @@ except (ValueError, OSError) as error:
 
 # `python` is the one that runs Snakemake; in a container, where that folder is absent, the container's.
 # Where data lie reaches the scripts through the environment, which Snakemake does not track: it changes no number.
+# `attempt LOG command ...` becomes the supervisor of one attempt: it keeps the attempt's log and record, and ends the
+# command with this Snakemake (coread/supervisor.py); -P: a folder of the working directory must not shadow a module.
 shell.prefix(
+    'attempt() {{ local log=$1; shift; exec python -P -m coread.supervisor --parent $PPID "$log" -- "$@"; }}; '
     "set -euo pipefail; export MPLBACKEND=Agg PATH={path}:$PATH COREAD_DATA_DIRS={data_dirs}; ".format(
         path=shlex.quote(os.path.dirname(sys.executable)),
         data_dirs=shlex.quote(json.dumps(dict(config["data_dirs"]))),

@@ -49,8 +49,8 @@ rule build_stimuli:
     params:
         source=lambda wildcards: CATALOGUE.source_digest(wildcards.dataset, None),
     shell:
-        'python {input.script} --config {input.config} --data-dirs "$COREAD_DATA_DIRS" '
-        "--output {output.stimuli} > {log} 2>&1"
+        'attempt {log} python {input.script} --config {input.config} --data-dirs "$COREAD_DATA_DIRS" '
+        "--output {output.stimuli}"
 
 
 rule build_recording:
@@ -76,8 +76,8 @@ rule build_recording:
     params:
         source=lambda wildcards: CATALOGUE.source_digest(wildcards.dataset, wildcards.session),
     shell:
-        'python {input.script} --config {input.config} --data-dirs "$COREAD_DATA_DIRS" --session {wildcards.session} '
-        "--stimuli {input.stimuli} --output {output.recording} > {log} 2>&1"
+        'attempt {log} python {input.script} --config {input.config} --data-dirs "$COREAD_DATA_DIRS" '
+        "--session {wildcards.session} --stimuli {input.stimuli} --output {output.recording}"
 
 
 rule data:

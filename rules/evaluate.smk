@@ -23,8 +23,8 @@ rule predict_member:
         mem_mb=growing(4000),
         runtime=growing(20),
     shell:
-        "python {input.script} --experiment {wildcards.experiment} --model {input.model} "
-        "--recordings {input.recordings} --output {output.predictions} > {log} 2>&1"
+        "attempt {log} python {input.script} --experiment {wildcards.experiment} --model {input.model} "
+        "--recordings {input.recordings} --output {output.predictions}"
 
 
 rule score_experiment:
@@ -49,8 +49,8 @@ rule score_experiment:
         mem_mb=growing(4000),
         runtime=growing(30),
     shell:
-        "python {input.script} --config {input.config} --predictions {input.predictions} "
-        "--recordings {input.recordings} --output {output.scores} > {log} 2>&1"
+        "attempt {log} python {input.script} --config {input.config} --predictions {input.predictions} "
+        "--recordings {input.recordings} --output {output.scores}"
 
 
 rule scores:

@@ -25,8 +25,8 @@ rule compute_receptive_fields:
         mem_mb=growing(4000),
         runtime=growing(30),
     shell:
-        "python {input.script} --config {input.config} --models {input.models} --recordings {input.recordings} "
-        "--output {output.fields} --table {output.table} > {log} 2>&1"
+        "attempt {log} python {input.script} --config {input.config} --models {input.models} "
+        "--recordings {input.recordings} --output {output.fields} --table {output.table}"
 
 
 rule insilico:

@@ -24,9 +24,9 @@ rule draw_figures:
     log:
         "logs/draw_figures/{experiment}.log",
     shell:
-        "python {input.script} --scores {input.scores} --histories {input.histories} "
+        "attempt {log} python {input.script} --scores {input.scores} --histories {input.histories} "
         "--predictions {input.predictions} --recordings {input.recordings} --fields {input.fields} "
-        "--output {output} > {log} 2>&1"
+        "--output {output}"
 
 
 rule write_tables:
@@ -41,7 +41,7 @@ rule write_tables:
     log:
         "logs/write_tables.log",
     shell:
-        "python {input.script} --configs {input.configs} --scores {input.scores} --output results/tables > {log} 2>&1"
+        "attempt {log} python {input.script} --configs {input.configs} --scores {input.scores} --output results/tables"
 
 
 rule write_report:
@@ -64,7 +64,7 @@ rule write_report:
     params:
         files=report_files,
     shell:
-        "python {input.script} --files {params.files:q} --output {output} > {log} 2>&1"
+        "attempt {log} python {input.script} --files {params.files:q} --output {output}"
 
 
 rule tables:

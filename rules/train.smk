@@ -23,10 +23,11 @@ rule train_member:
         mem_mb=growing(4000),
         runtime=growing(120),
     shell:
-        "python {input.script} --config {input.config} --recordings {input.recordings} --digests {input.digests} "
+        "attempt {log} python {input.script} --config {input.config} "
+        "--recordings {input.recordings} --digests {input.digests} "
         "--fold {wildcards.fold} --seed {wildcards.seed} --memory-mb {resources.mem_mb} "
         "--log-dir logs/train_member/{wildcards.experiment}/fold{wildcards.fold}/seed{wildcards.seed} "
-        "--output {output.model} > {log} 2>&1"
+        "--output {output.model}"
 
 
 rule models:

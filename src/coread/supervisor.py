@@ -1,0 +1,297 @@
+"""Run one attempt of a job: `python -m coread.supervisor LOG -- command ...`.
+
+The attempt keeps its own log (Snakemake deletes the declared one before a retry, which is therefore only a link to
+the newest), leaves a record of what it used and why it ended, and ends with its workflow: a script whose Snakemake is
+gone must not train on beside the attempt that a new Snakemake starts. Imports nothing heavy; it runs beside every job.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coread.attempt_log import LOGS, Attempt, error_sentence, iso, last_lines, now
+from coread.gpu_usage import GpuUsage
+from coread.slurm_job import SlurmJob, describe_job, requeue_job
+
+STOPPED = LOGS / "campaign" / "stopped"
+POLL_S = 0.5
+GRACE_S = (
+    20.0  # the scheduler kills what is left 30 s (KillWait) after its SIGTERM; the record has to be written before
+)
+REQUEUE_WAIT_S = 300.0
+PR_SET_PDEATHSIG = 1
+
+USAGE = "usage: python -m coread.supervisor [--parent PID] logs/RULE/....log -- command ..."
+
+
+@dataclass
+class Script:
+    """The running command, in a process group of its own so that nothing it started is left behind."""
+
+    process: subprocess.Popen[bytes]
+    ended: threading.Event = field(default_factory=threading.Event)
+    usage: Any = None
+
+    @classmethod
+    def start(cls, command: Sequence[str], attempt: Attempt) -> "Script":
+        """Start the command with its output in the attempt's log; raises OSError if there is no such program."""
+        with attempt.log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+                preexec_fn=_die_with_parent(),
+                env={**os.environ, "COREAD_ATTEMPT": str(attempt.number)},
+            )
+        script = cls(process)
+        threading.Thread(target=script._wait, daemon=True).start()
+        return script
+
+    def send(self, number: int) -> None:
+        """Send a signal to the command itself."""
+        if not self.ended.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """Kill the command and what it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _wait(self) -> None:
+        # wait4 tells the kernel's own high-water mark of memory, which no sampling can miss
+        _, status, self.usage = os.wait4(self.process.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        self.ended.set()
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Return what the child runs before the command: on Linux the kernel kills it when the supervisor dies."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl, supervisor = ctypes.CDLL(None).prctl, os.getpid()
+
+    def prepare() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != supervisor:  # it died between fork and prctl
+            os._exit(128 + signal.SIGKILL)
+
+    return prepare
+
+
+class Signals:
+    """The first SIGTERM or SIGINT is passed on to the script; the warning signals of schedulers are ignored.
+
+    SIGUSR1 and SIGUSR2 stay ignored in the script, too: a handler there that asks for a requeue would make two parties
+    that send the job again.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.script: Script | None = None
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._pass_on)
+
+    def forward_to(self, script: Script) -> None:
+        """Pass signals on to this script, one that came before it was started as well."""
+        self.script = script
+        if self.received is not None:
+            script.send(self.received)
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        if self.received is None:
+            self.received = number
+            if self.script is not None:
+                self.script.send(number)
+
+
+def supervise(declared: Path, command: Sequence[str], parent: int) -> int:
+    """Run one attempt and return its exit status, 128 + signal if a signal ended it.
+
+    `parent` is the process that waits for this one; when it is gone, the script is killed. Raises ValueError for a log
+    that is not below logs/.
+    """
+    signals = Signals()
+    attempt = Attempt.begin(declared)
+    if (STOPPED / attempt.job).exists():
+        return _refuse(attempt, command)
+    begun, job_id = time.monotonic(), os.environ.get("SLURM_JOB_ID")
+    try:
+        script = Script.start(command, attempt)
+    except OSError as error:
+        return _refuse(attempt, command, f"{command[0]} cannot be started: {error.strerror}")
+    signals.forward_to(script)
+    gpus = GpuUsage()
+    started = now()
+    job = describe_job(job_id)
+    attempt.record("start", **_start_facts(attempt, command, job, job_id), pid=script.process.pid, started=started)
+    at_signal, orphaned = _watch(script, signals, parent, job_id)
+    script.kill()  # what the script left running
+    gpus.stop()
+    exit_status, requeue = _status(script.process.returncode), False
+    facts = _end_facts(script, gpus, time.monotonic() - begun)
+    if exit_status:
+        requeue = at_signal is not None and at_signal.is_being_preempted
+        terminated = _ended_by_sigterm(script, signals)
+        if orphaned:
+            facts["reason"] = "killed because its Snakemake was gone"
+        else:
+            facts["reason"] = _why_terminated(at_signal) if terminated else _reason(attempt, facts, job)
+        facts["last_lines"] = last_lines(attempt.log)
+    attempt.record("end", **facts)
+    if exit_status:
+        _tell(attempt, facts["reason"])
+    if requeue and job_id is not None and requeue_job(job_id):
+        # ending now would count as a failure of the job, and then the workflow would send it again beside Slurm
+        _wait_to_be_killed(parent)
+    return exit_status
+
+
+def _watch(script: Script, signals: Signals, parent: int, job_id: str | None) -> tuple[SlurmJob | None, bool]:
+    """Wait for the end of the script; return what Slurm said of the job at a SIGTERM, and if the parent died."""
+    deadline, at_signal, orphaned = float("inf"), None, False
+    while not script.ended.wait(POLL_S):
+        if not orphaned and os.getppid() != parent:
+            orphaned = True
+            script.kill()
+        if signals.received is not None and deadline == float("inf"):
+            deadline = time.monotonic() + GRACE_S
+            at_signal = describe_job(job_id) if signals.received == signal.SIGTERM else None
+        if time.monotonic() > deadline:
+            script.kill()
+    if at_signal is None and _ended_by_sigterm(script, signals):  # the script was signalled first, and ended at once
+        at_signal = describe_job(job_id)
+    return at_signal, orphaned
+
+
+def _ended_by_sigterm(script: Script, signals: Signals) -> bool:
+    return signal.SIGTERM in (signals.received, -script.process.returncode, script.process.returncode - 128)
+
+
+def _wait_to_be_killed(parent: int) -> None:
+    deadline = time.monotonic() + REQUEUE_WAIT_S
+    while time.monotonic() < deadline and os.getppid() == parent:
+        time.sleep(POLL_S)
+
+
+def _refuse(attempt: Attempt, command: Sequence[str], reason: str | None = None) -> int:
+    """Record an attempt that runs nothing: its job was stopped for good, or there is no such program."""
+    member = attempt.job.removeprefix("train_member/")
+    reason = reason or (
+        f"{attempt.job} was stopped by `coread campaign stop`; `coread campaign allow {member}` lets it run again"
+    )
+    attempt.log.write_text(f"error: {reason}\n", encoding="utf-8")
+    job_id = os.environ.get("SLURM_JOB_ID")
+    facts = _start_facts(attempt, command, describe_job(job_id), job_id)
+    attempt.record("start", **facts, pid=None, started=now())
+    used = dict.fromkeys(("peak_memory_mb", "cpu_s"), 0.0) | dict.fromkeys(("gpu_peak_memory_mb", "gpu_utilization"))
+    lines = last_lines(attempt.log)
+    attempt.record("end", ended=now(), seconds=0.0, exit=1, signal=None, reason=reason, **used, last_lines=lines)
+    _tell(attempt, reason)
+    return 1
+
+
+# -------------------------------------------------------------------------------------------------------------- records
+
+
+def _start_facts(attempt: Attempt, command: Sequence[str], job: SlurmJob | None, job_id: str | None) -> dict[str, Any]:
+    return {
+        "job": attempt.job,
+        "host": socket.gethostname(),
+        "node": os.environ.get("SLURMD_NODENAME"),
+        "supervisor_pid": os.getpid(),
+        "job_id": job_id,
+        "submitted": iso(job and job.submitted),
+        "job_started": iso(job and job.started),
+        "restarts": job and job.restarts,
+        "partition": job and job.partition,
+        "requested": {
+            "mem_mb": job and job.mem_mb,
+            "runtime_min": job and job.runtime_min,
+            "gpus": job and job.gpus,
+        },
+        "log": attempt.log.as_posix(),
+        "command": list(command),
+    }
+
+
+def _end_facts(script: Script, gpus: GpuUsage, seconds: float) -> dict[str, Any]:
+    code, usage = script.process.returncode, script.usage
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes there and kilobytes elsewhere
+    return {
+        "ended": now(),
+        "seconds": round(seconds, 3),
+        "exit": _status(code),
+        "signal": signal.Signals(-code).name if code < 0 else None,
+        "reason": None,
+        "peak_memory_mb": round(usage.ru_maxrss / unit, 1),
+        "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
+        "gpu_peak_memory_mb": gpus.peak_memory_mb,
+        "gpu_utilization": gpus.utilization,
+        "last_lines": [],
+    }
+
+
+def _reason(attempt: Attempt, facts: dict[str, Any], job: SlurmJob | None) -> str:
+    """Return why an attempt failed, in one sentence."""
+    if facts["signal"] == "SIGKILL":
+        asked = f" of {job.mem_mb:.0f} MB asked" if job is not None and job.mem_mb is not None else ""
+        return f"killed by SIGKILL: out of memory? peak {facts['peak_memory_mb']:.0f} MB{asked}"
+    if facts["signal"] is not None:
+        return f"ended by {facts['signal']}"
+    return error_sentence(attempt.log) or f"ended with exit status {facts['exit']}"
+
+
+def _why_terminated(job: SlurmJob | None) -> str:
+    if job is not None and job.is_being_preempted:
+        return "ended by SIGTERM: pre-empted"
+    if job is not None and job.reason == "TimeLimit" and job.runtime_min is not None:
+        return f"ended by SIGTERM: time limit of {job.runtime_min:.0f} min"
+    if job is not None and job.state != "RUNNING":
+        return "ended by SIGTERM: scancel or requeue"
+    return "ended by SIGTERM: time limit, pre-emption or scancel"
+
+
+def _tell(attempt: Attempt, reason: str) -> None:
+    """Print what failed on standard error, which lands in the scheduler's log."""
+    rule, _, member = attempt.job.partition("/")
+    with contextlib.suppress(OSError):  # where the workflow is gone, so may be the reader of this line
+        print(f"{rule} {member}, attempt {attempt.number}: {reason} (log: {attempt.log})", file=sys.stderr, flush=True)
+
+
+def _status(code: int) -> int:
+    return 128 - code if code < 0 else code
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command after `--`; exits with its status, or with 2 for wrong usage."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parent = os.getppid()
+    if given[:1] == ["--parent"] and len(given) > 1 and given[1].isdigit():
+        parent, given = int(given[1]), given[2:]
+    if len(given) < 3 or given[1] != "--":
+        print(USAGE, file=sys.stderr)
+        sys.exit(2)
+    try:
+        sys.exit(supervise(Path(given[0]), given[2:], parent))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
