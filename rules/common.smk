@@ -1,4 +1,4 @@
-"""What the rules share: the catalogue, paths, code lists and resources; no rules."""
+"""What the rules share: the catalogue, paths, code digests and resources; no rules."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 
 from coread.catalogue import Catalogue
 from coread.config import STAGES
-from coread.signatures import deciding_code
+from coread.signatures import code_digest
 
 # Slurm warns of pre-emption and time limits with these, and sends them to every process of a job: the Snakemake inside a
 # job would die of them, and its training would go on beside the one that the requeued job starts
@@ -54,14 +54,17 @@ def source(path):
 
 
 def code_of(name, stage=None):
-    """Input function: the modules that decide the numbers of a script, with the classes that a stage's settings name."""
+    """Parameter function: a digest of the code that decides a script's numbers, the classes its settings name included.
+
+    A parameter and not a list of input files: Snakemake would look up dozens of files for every member, and would take
+    code that was edited while a job ran, so before its outputs were written, for the code that made them.
+    """
     return lambda wildcards: _code(name, _settings(wildcards, stage))
 
 
 @functools.cache
 def _code(name, settings):
-    files = deciding_code(Path(workflow.basedir, f"workflow_scripts/{name}.py"), settings, PACKAGE)
-    return [source(file.relative_to(workflow.basedir)) for file in files]
+    return code_digest(Path(workflow.basedir, f"workflow_scripts/{name}.py"), settings, PACKAGE)
 
 
 def _settings(wildcards, stage):

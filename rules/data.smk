@@ -34,7 +34,6 @@ rule build_stimuli:
     input:
         script=source("workflow_scripts/build_stimuli.py"),
         config="results/data/{dataset}/config.yaml",
-        code=code_of("build_stimuli", "data"),
     output:
         stimuli="results/data/{dataset}/stimuli.h5",
         digest="results/data/{dataset}/stimuli.sha256",
@@ -47,6 +46,7 @@ rule build_stimuli:
         mem_mb=growing(2000),
         runtime=growing(20),
     params:
+        code=code_of("build_stimuli", "data"),
         source=lambda wildcards: CATALOGUE.source_digest(wildcards.dataset, None),
     shell:
         'attempt {log} python {input.script} --config {input.config} --data-dirs "$COREAD_DATA_DIRS" '
@@ -59,7 +59,6 @@ rule build_recording:
         config="results/data/{dataset}/config.yaml",
         stimuli=ancient("results/data/{dataset}/stimuli.h5"),
         stimuli_digest="results/data/{dataset}/stimuli.sha256",
-        code=code_of("build_recording", "data"),
     output:
         recording="results/data/{dataset}/{session}.h5",
         digest="results/data/{dataset}/{session}.sha256",
@@ -74,6 +73,7 @@ rule build_recording:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
+        code=code_of("build_recording", "data"),
         source=lambda wildcards: CATALOGUE.source_digest(wildcards.dataset, wildcards.session),
     shell:
         'attempt {log} python {input.script} --config {input.config} --data-dirs "$COREAD_DATA_DIRS" '

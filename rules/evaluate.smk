@@ -9,7 +9,6 @@ rule predict_member:
         recordings=ancient(dataset_files("h5")),
         stimuli=ancient(shared_stimuli),
         digests=dataset_files("sha256"),
-        code=code_of("predict", "train"),
     output:
         predictions="results/{experiment}/fold{fold}/seed{seed}/predictions.h5",
         digest="results/{experiment}/fold{fold}/seed{seed}/predictions.sha256",
@@ -22,6 +21,8 @@ rule predict_member:
     resources:
         mem_mb=growing(4000),
         runtime=growing(20),
+    params:
+        code=code_of("predict", "train"),
     shell:
         "attempt {log} python {input.script} --experiment {wildcards.experiment} --model {input.model} "
         "--recordings {input.recordings} --output {output.predictions}"
@@ -36,7 +37,6 @@ rule score_experiment:
         recordings=ancient(dataset_files("h5")),
         stimuli=ancient(shared_stimuli),
         digests=dataset_files("sha256"),
-        code=code_of("score"),
     output:
         scores="results/{experiment}/scores.csv",
     log:
@@ -48,6 +48,8 @@ rule score_experiment:
     resources:
         mem_mb=growing(4000),
         runtime=growing(30),
+    params:
+        code=code_of("score"),
     shell:
         "attempt {log} python {input.script} --config {input.config} --predictions {input.predictions} "
         "--recordings {input.recordings} --output {output.scores}"

@@ -10,7 +10,6 @@ rule compute_receptive_fields:
         recordings=ancient(dataset_files("h5")),
         stimuli=ancient(shared_stimuli),
         digests=dataset_files("sha256"),
-        code=code_of("compute_receptive_fields", "train"),
     output:
         fields="results/{experiment}/receptive_fields.h5",
         digest="results/{experiment}/receptive_fields.sha256",
@@ -24,6 +23,8 @@ rule compute_receptive_fields:
     resources:
         mem_mb=growing(4000),
         runtime=growing(30),
+    params:
+        code=code_of("compute_receptive_fields", "train"),
     shell:
         "attempt {log} python {input.script} --config {input.config} --models {input.models} "
         "--recordings {input.recordings} --output {output.fields} --table {output.table}"

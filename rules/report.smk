@@ -18,11 +18,12 @@ rule draw_figures:
         digests=dataset_files("sha256"),
         fields=ancient(analysis_files("receptive_fields", "h5")),
         field_digests=analysis_files("receptive_fields", "sha256"),
-        code=code_of("draw_figures"),
     output:
         directory("results/{experiment}/figures"),
     log:
         "logs/draw_figures/{experiment}.log",
+    params:
+        code=code_of("draw_figures"),
     shell:
         "attempt {log} python {input.script} --scores {input.scores} --histories {input.histories} "
         "--predictions {input.predictions} --recordings {input.recordings} --fields {input.fields} "
@@ -34,12 +35,13 @@ rule write_tables:
         script=source("workflow_scripts/write_tables.py"),
         configs=collect_experiments("config/evaluate.yaml"),
         scores=collect_experiments("scores.csv"),
-        code=code_of("write_tables"),
     output:
         scores=multiext("results/tables/scores", ".csv", ".md", ".tex"),
         differences=multiext("results/tables/differences", ".csv", ".md", ".tex"),
     log:
         "logs/write_tables.log",
+    params:
+        code=code_of("write_tables"),
     shell:
         "attempt {log} python {input.script} --configs {input.configs} --scores {input.scores} --output results/tables"
 
@@ -56,12 +58,12 @@ rule write_report:
         model_digests=collect_members("model.sha256"),
         recordings=ancient(collect_data("h5")),
         digests=collect_data("sha256"),
-        code=code_of("write_report"),
     output:
         "results/report.html",
     log:
         "logs/write_report.log",
     params:
+        code=code_of("write_report"),
         files=report_files,
     shell:
         "attempt {log} python {input.script} --files {params.files:q} --output {output}"

@@ -9,7 +9,6 @@ rule train_member:
         recordings=ancient(dataset_files("h5")),
         stimuli=ancient(shared_stimuli),
         digests=dataset_files("sha256"),
-        code=code_of("train", "train"),
     output:
         model="results/{experiment}/fold{fold}/seed{seed}/model.ckpt",
         digest="results/{experiment}/fold{fold}/seed{seed}/model.sha256",
@@ -22,6 +21,8 @@ rule train_member:
     resources:
         mem_mb=growing(4000),
         runtime=growing(120),
+    params:
+        code=code_of("train", "train"),
     shell:
         "attempt {log} python {input.script} --config {input.config} "
         "--recordings {input.recordings} --digests {input.digests} "

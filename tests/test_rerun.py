@@ -14,7 +14,8 @@ import h5py
 import pytest
 import yaml
 
-from coread.signatures import NO_NUMBERS
+from coread.data_io.sources import READERS
+from coread.signatures import NO_NUMBERS, deciding_code
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COPIED = ("Snakefile", "rules", "workflow_scripts", "src", "configs", "profiles")
@@ -183,6 +184,16 @@ def _reworded(name: str) -> Callable[[Campaign], None]:
     return _replaced(name, '"""', '"""Edited. ')
 
 
+def _edited_during_the_run(name: str) -> Callable[[Campaign], None]:
+    """Edit a file such that its time lies before that of every output, as if jobs had been running then."""
+
+    def edit(campaign: Campaign) -> None:
+        _reworded(name)(campaign)
+        os.utime(campaign.root / name, (0, 0))
+
+    return edit
+
+
 NOTHING: dict[str, Callable[[Campaign], None]] = {
     "no edit": lambda campaign: None,
     "comments and key order": _comments_and_key_order,
@@ -220,6 +231,7 @@ EDITS: dict[str, tuple[Callable[[Campaign], None], Jobs]] = {
     ),
     "code of the scores": (_reworded("src/coread/eval/scores.py"), ALL_EVALUATED),
     "code of the trainer": (_reworded("src/coread/training.py"), {"train_member": 3, **PREDICTED}),
+    "code edited while its jobs ran": (_edited_during_the_run("src/coread/eval/scores.py"), ALL_EVALUATED),
     "code of the report": (_reworded("src/coread/report/__init__.py"), {"write_report": 1}),
     "look of the report": (_replaced("src/coread/report/page.css", "{", "{ "), {"write_report": 1}),
     "a script": (_reworded("workflow_scripts/score.py"), ALL_EVALUATED),
@@ -315,7 +327,7 @@ def test_the_code_list_of_a_rule_is_what_its_script_imports(finished: Campaign) 
         imported = set(re.findall(r"^import time: .*\| +(coread[\w.]*)$", log.read_text(), re.MULTILINE)) - NO_NUMBERS
         if not imported:
             continue
-        rule = log.relative_to(finished.root / "logs").parts[0].removesuffix(".log")
+        rule = log.relative_to(finished.root / "logs").parts[0].split(".")[0]
         assert imported <= listed[rule], f"{rule}: imported but not listed"
         assert listed[rule] - imported <= BY_NAME, f"{rule}: listed but not imported"
         checked.add(rule)
@@ -327,9 +339,21 @@ BY_NAME = {"coread.data_io.simulate", "coread.data_io.simulate.retina", "coread.
 
 
 def _listed_code(campaign: Campaign) -> dict[str, set[str]]:
-    plan = campaign.snakemake("all", "-n", "--forceall")
-    listed: dict[str, set[str]] = {}
-    for rule, inputs in re.findall(r"rule (\w+):\n\s+input: (.*)\n", plan):
-        files = re.findall(r"src/(coread/[\w/]+)\.py", inputs)
-        listed.setdefault(rule, set()).update(file.removesuffix("/__init__").replace("/", ".") for file in files)
+    """Return the modules behind the `code` parameter of every rule, for both experiments."""
+    settings = {"data": f"_target_: {READERS['simulated_retina']}"}
+    for stage in ("train", "evaluate", "insilico"):
+        settings[stage] = "".join(path.read_text() for path in campaign.root.glob(f"results/*/config/{stage}.yaml"))
+    package = campaign.root / "src" / "coread"
+    listed = {}
+    for path in campaign.root.glob("rules/*.smk"):
+        for rule, script, stage in re.findall(CODE_OF_RULE, path.read_text()):
+            files = deciding_code(campaign.root / f"workflow_scripts/{script}.py", settings.get(stage, ""), package)
+            modules = [file.relative_to(package.parent) for file in files if file.suffix == ".py"]
+            names = (module.with_suffix("").as_posix() for module in modules)
+            listed[rule] = {name.removesuffix("/__init__").replace("/", ".") for name in names}
     return listed
+
+
+CODE_OF_RULE = re.compile(
+    r'^rule (\w+):\n(?:(?!rule).*\n)*?        code=code_of\("(\w+)"(?:, "(\w+)")?\)', re.MULTILINE
+)

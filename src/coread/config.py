@@ -6,6 +6,8 @@ settings: the workflow compares them to decide what must run again. Imports neit
 
 import difflib
 import functools
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -146,13 +148,20 @@ def _check_outer_keys(path: Path, directory: Path) -> None:
     defaults = own.pop("defaults", [])
     if own.keys() <= set(OUTER_KEYS):
         return
-    name = f"_defaults_of_{path.stem}"
-    ConfigStore.instance().store(name=name, node={"defaults": [entry for entry in defaults if entry != "_self_"]})
-    composed = OmegaConf.to_container(_hydra_compose(name, (), directory), resolve=False)
-    assert isinstance(composed, dict)
+    composed = _compose_defaults(json.dumps([entry for entry in defaults if entry != "_self_"]), directory)
     known = composed | dict.fromkeys(OUTER_KEYS)
     for keys, key, siblings in _unknown_keys(own, known):
         raise ConfigError(f"configs/{path.name}: unknown key {'.'.join([*keys, key])!r}{closest(key, siblings)}")
+
+
+@functools.cache
+def _compose_defaults(defaults: str, directory: Path) -> dict[str, Any]:
+    """Return what a defaults list, as JSON, composes; many experiments of a campaign share theirs."""
+    name = f"_defaults_{hashlib.sha256(defaults.encode()).hexdigest()}"
+    ConfigStore.instance().store(name=name, node={"defaults": json.loads(defaults)})
+    composed = OmegaConf.to_container(_hydra_compose(name, (), directory), resolve=False)
+    assert isinstance(composed, dict)
+    return {str(key): value for key, value in composed.items()}
 
 
 def _unknown_keys(own: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tuple[list[str], str, list[str]]]:

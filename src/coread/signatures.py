@@ -7,6 +7,7 @@ milliseconds, without torch.
 import ast
 import contextlib
 import functools
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,6 +29,15 @@ def deciding_code(script: Path, settings: str, package: Path = PACKAGE) -> list[
     files = [file for name in modules if name not in NO_NUMBERS and (file := module_file(name, package)) is not None]
     folders = [file.parent for file in files if file.name == "__init__.py"]
     return files + sorted(path for folder in folders for path in folder.glob("*.*") if path.suffix in TEMPLATES)
+
+
+def code_digest(script: Path, settings: str, package: Path = PACKAGE) -> str:
+    """Return one digest of a script and of the modules that decide its numbers: their names and contents."""
+    digest = hashlib.sha256()
+    for file in [script, *deciding_code(script, settings, package)]:
+        name = file.relative_to(package).as_posix() if file.is_relative_to(package) else file.name
+        digest.update(f"{name}\0{_content_digest(file)}\0".encode())
+    return f"code {digest.hexdigest()}"
 
 
 def constructor_arguments(target: str, package: Path = PACKAGE) -> frozenset[str] | None:
@@ -148,6 +158,11 @@ def _resolve(name: str, package: Path) -> list[str]:
     while module_file(".".join(parts), package) is None:
         parts.pop()
     return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+
+
+@functools.cache
+def _content_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @functools.cache
