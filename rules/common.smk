@@ -165,6 +165,9 @@ def report_files(wildcards):
 
 
 # ------------------------------------------------------------------------------------------------------------ resources
+# Short jobs share a submission (`group:`, how many is said by the profile), never across experiments or datasets, whose
+# failures would hold each other up. The plugin runs the jobs of a group one after another: `turn=1`, of which the
+# profile gives one to a group, makes Snakemake ask for the memory of one job and the time of all.
 
 
 def growing(base):

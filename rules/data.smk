@@ -68,10 +68,11 @@ rule build_recording:
     benchmark:
         "logs/build_recording/{dataset}/{session}.tsv"
     group:
-        "build_recording"
+        "build_recording_{dataset}"
     resources:
         mem_mb=growing(4000),
         runtime=growing(30),
+        turn=1,
     params:
         code=code_of("build_recording", "data"),
         source=lambda wildcards: CATALOGUE.source_digest(wildcards.dataset, wildcards.session),

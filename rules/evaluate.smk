@@ -17,10 +17,11 @@ rule predict_member:
     benchmark:
         "logs/predict_member/{experiment}/fold{fold}/seed{seed}.tsv"
     group:
-        "predict_member"
+        "predict_member_{experiment}"
     resources:
         mem_mb=growing(4000),
-        runtime=growing(20),
+        runtime=growing(10),
+        turn=1,
     params:
         code=code_of("predict", "train"),
     shell:
@@ -43,8 +44,6 @@ rule score_experiment:
         "logs/score_experiment/{experiment}.log",
     benchmark:
         "logs/score_experiment/{experiment}.tsv"
-    group:
-        "score_experiment"
     resources:
         mem_mb=growing(4000),
         runtime=growing(30),

@@ -18,8 +18,6 @@ rule compute_receptive_fields:
         "logs/compute_receptive_fields/{experiment}.log",
     benchmark:
         "logs/compute_receptive_fields/{experiment}.tsv"
-    group:
-        "compute_receptive_fields"
     resources:
         mem_mb=growing(4000),
         runtime=growing(30),
