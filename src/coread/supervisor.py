@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from coread.attempt_log import LOGS, Attempt, error_sentence, iso, last_lines, now
 from coread.gpu_usage import GpuUsage
@@ -135,51 +135,50 @@ def supervise(declared: Path, command: Sequence[str], parent: int) -> int:
     except OSError as error:
         return _refuse(attempt, command, f"{command[0]} cannot be started: {error.strerror}")
     signals.forward_to(script)
-    gpus = GpuUsage()
-    started = now()
+    gpus, started = GpuUsage(), now()
     job = describe_job(job_id)
     attempt.record("start", **_start_facts(attempt, command, job, job_id), pid=script.process.pid, started=started)
-    at_signal, orphaned = _watch(script, signals, parent, job_id)
+    end = _watch(script, signals, parent, job_id)
     script.kill()  # what the script left running
     gpus.stop()
-    exit_status, requeue = _status(script.process.returncode), False
     facts = _end_facts(script, gpus, time.monotonic() - begun)
-    if exit_status:
-        requeue = at_signal is not None and at_signal.is_being_preempted
-        terminated = _ended_by_sigterm(script, signals)
-        if orphaned:
-            facts["reason"] = "killed because its Snakemake was gone"
-        else:
-            facts["reason"] = _why_terminated(at_signal) if terminated else _reason(attempt, facts, job)
-        facts["last_lines"] = last_lines(attempt.log)
+    if facts["exit"]:
+        facts |= {"reason": _reason(attempt, end, facts, job), "last_lines": last_lines(attempt.log)}
     attempt.record("end", **facts)
-    if exit_status:
+    if facts["exit"]:
         _tell(attempt, facts["reason"])
-    if requeue and job_id is not None and requeue_job(job_id):
-        # ending now would count as a failure of the job, and then the workflow would send it again beside Slurm
-        _wait_to_be_killed(parent)
-    return exit_status
+        if end.job is not None and end.job.is_being_preempted and requeue_job(job_id or ""):
+            # ending now would count as a failure of the job, and the workflow would send it again beside Slurm
+            _wait_to_be_killed(parent)
+    return int(facts["exit"])
 
 
-def _watch(script: Script, signals: Signals, parent: int, job_id: str | None) -> tuple[SlurmJob | None, bool]:
-    """Wait for the end of the script; return what Slurm said of the job at a SIGTERM, and if the parent died."""
-    deadline, at_signal, orphaned = float("inf"), None, False
+class End(NamedTuple):
+    """How a script ended: by which signal from outside, whether its parent was gone, what Slurm said of the job."""
+
+    signal: int | None
+    orphaned: bool
+    job: SlurmJob | None
+
+
+def _watch(script: Script, signals: Signals, parent: int, job_id: str | None) -> End:
+    """Wait for the end of the script; end it where it does not heed a signal or nobody waits for it any more."""
+    deadline, job, orphaned = float("inf"), None, False
     while not script.ended.wait(POLL_S):
         if not orphaned and os.getppid() != parent:
             orphaned = True
             script.kill()
         if signals.received is not None and deadline == float("inf"):
             deadline = time.monotonic() + GRACE_S
-            at_signal = describe_job(job_id) if signals.received == signal.SIGTERM else None
+            job = describe_job(job_id) if signals.received == signal.SIGTERM else None
         if time.monotonic() > deadline:
             script.kill()
-    if at_signal is None and _ended_by_sigterm(script, signals):  # the script was signalled first, and ended at once
-        at_signal = describe_job(job_id)
-    return at_signal, orphaned
-
-
-def _ended_by_sigterm(script: Script, signals: Signals) -> bool:
-    return signal.SIGTERM in (signals.received, -script.process.returncode, script.process.returncode - 128)
+    # the scheduler signals every process of a job: the script may have ended of it before this process is told
+    if script.process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        signals.received = signals.received or signal.SIGTERM
+    if signals.received == signal.SIGTERM and job is None:
+        job = describe_job(job_id)
+    return End(signals.received, orphaned, job)
 
 
 def _wait_to_be_killed(parent: int) -> None:
@@ -246,8 +245,14 @@ def _end_facts(script: Script, gpus: GpuUsage, seconds: float) -> dict[str, Any]
     }
 
 
-def _reason(attempt: Attempt, facts: dict[str, Any], job: SlurmJob | None) -> str:
+def _reason(attempt: Attempt, end: End, facts: dict[str, Any], job: SlurmJob | None) -> str:
     """Return why an attempt failed, in one sentence."""
+    if end.orphaned:
+        return "killed because its Snakemake was gone"
+    if end.signal == signal.SIGTERM:
+        return _why_terminated(end.job)
+    if end.signal == signal.SIGINT:
+        return "ended by SIGINT: interrupted"
     if facts["signal"] == "SIGKILL":
         asked = f" of {job.mem_mb:.0f} MB asked" if job is not None and job.mem_mb is not None else ""
         return f"killed by SIGKILL: out of memory? peak {facts['peak_memory_mb']:.0f} MB{asked}"
