@@ -13,6 +13,7 @@ container: "deploy/coread.sif"
 
 
 include: "rules/common.smk"
+include: "rules/campaign.smk"
 
 
 wildcard_constraints:
@@ -31,7 +32,6 @@ localrules:
     scores,
     insilico,
     tables,
-    report,
 
 
 include: "rules/data.smk"
