@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from coread.failure import reported_errors
+from coread.member_lock import member_lock
 from coread.provenance import combined_digest, write_digest, write_text
 from coread.recording import read_recordings
 from coread.signatures import deciding_code
@@ -33,19 +35,23 @@ def main() -> None:
     settings = arguments.config.read_text()
     deciding = [arguments.config, *arguments.digests, Path(__file__), *deciding_code(Path(__file__), settings)]
     digest = resume_digest(combined_digest(deciding), arguments.fold, arguments.seed)
-    work = arguments.output.parent / ".work"
-    member = train(
-        yaml.safe_load(settings),
-        read_recordings(arguments.recordings, memory_budget_bytes=arguments.memory_mb * 2**20 / 2),
-        arguments.fold,
-        arguments.seed,
-        work_dir=work / digest,
-        loggers=[CSVLogger(arguments.log_dir, "", "csv"), TensorBoardLogger(arguments.log_dir, "", "tensorboard")],
-    )
-    write_text(arguments.output.with_name("history.csv"), member.history.to_csv(index=False))
-    member.save(arguments.output)
-    write_digest(arguments.output)
-    shutil.rmtree(work)
+    folder, attempt = arguments.output.parent, os.environ.get("COREAD_ATTEMPT", "1")
+    with member_lock(folder):
+        member = train(
+            yaml.safe_load(settings),
+            read_recordings(arguments.recordings, memory_budget_bytes=arguments.memory_mb * 2**20 / 2),
+            arguments.fold,
+            arguments.seed,
+            work_dir=folder / ".work" / digest,
+            loggers=[
+                CSVLogger(arguments.log_dir, "", f"csv/attempt-{attempt}"),  # it would empty the last attempt's table
+                TensorBoardLogger(arguments.log_dir, "", "tensorboard"),
+            ],
+        )
+        write_text(folder / "history.csv", member.history.to_csv(index=False))
+        member.save(arguments.output)
+        write_digest(arguments.output)
+        shutil.rmtree(folder / ".work")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 # what scripts import although no number depends on it: an edit there must not re-run a stage
-NO_NUMBERS = frozenset({"coread", "coread.config", "coread.failure", "coread.provenance", "coread.signatures"})
+NO_NUMBERS = frozenset(
+    {"coread", "coread.config", "coread.failure", "coread.member_lock", "coread.provenance", "coread.signatures"}
+)
 TEMPLATES = frozenset({".html", ".css", ".js"})
 
 

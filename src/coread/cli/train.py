@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
 
 def _train(config: DictConfig) -> None:
     from coread.data_io.sources import build_recordings
+    from coread.member_lock import member_lock
     from coread.provenance import combined_digest, write_text
     from coread.recording import content_digest
     from coread.signatures import deciding_code
@@ -41,8 +42,9 @@ def _train(config: DictConfig) -> None:
     digest = resume_digest(canonical_text(settings), [content_digest(r) for r in recordings], code, fold, seed)
     folder = member_folder(config)
     loggers = [hydra.utils.instantiate(logger, save_dir=str(folder)) for logger in config.logger.values()]
-    member = train(settings, recordings, fold, seed, work_dir=folder / ".work" / digest, loggers=loggers)
-    member.save(folder / "model.ckpt")
-    shutil.rmtree(folder / ".work")
-    write_text(folder / "history.csv", member.history.to_csv(index=False))
+    with member_lock(folder):
+        member = train(settings, recordings, fold, seed, work_dir=folder / ".work" / digest, loggers=loggers)
+        member.save(folder / "model.ckpt")
+        shutil.rmtree(folder / ".work")
+        write_text(folder / "history.csv", member.history.to_csv(index=False))
     log.info("wrote %s", folder / "model.ckpt")
