@@ -67,7 +67,7 @@ rule write_report:
         code=code_of("write_report"),
         files=report_files,
     shell:
-        "attempt {log} python {input.script} --files {params.files:q} --output {output}"
+        "attempt {log} python {input.script} --files {params.files:q} --logs logs --output {output}"
 
 
 rule tables:

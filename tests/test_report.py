@@ -3,9 +3,11 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
+from coread.attempts import COLUMNS, NUMBERS, WITHOUT_A_WORD
 from coread.eval.predictions import write_predictions
 from coread.eval.scores import write_scores
 from coread.eval.tables import summarize, write_tables
@@ -99,11 +101,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write(results: Path) -> str:
+def write(results: Path, attempts: pd.DataFrame | None = None) -> str:
     path = results / "report.html"
     recordings = {name: [results / "data" / "toy" / "a.h5"] for name in NAMES}
     members = {name: sorted((results / name).glob("fold*/seed*/model.ckpt")) for name in NAMES}
-    write_report(path, NAMES, results, recordings, members)
+    write_report(path, NAMES, results, recordings, members, attempts)
     return path.read_text(encoding="utf-8")
 
 
@@ -218,6 +220,59 @@ def test_paired_differences_are_shown_for_experiments_that_share_a_dataset(page:
     assert rows
     assert {row[0] for row in rows} == {"first_model − second_model"}  # noqa: RUF001
     assert all(row[4].startswith("+0.000") for row in rows)
+
+
+def attempt(job: str, number: int, **facts: object) -> dict[str, object]:
+    """One row of the table of attempts."""
+    rule, _, member = job.partition("/")
+    started = pd.Timestamp("2026-01-02T03:04:05Z") + pd.Timedelta(minutes=number)
+    known = {"rule": rule, "member": member, "job": job, "attempt": number, "state": "done", "started": started}
+    empty = dict.fromkeys(COLUMNS) | {"is_retry": False, "last_lines": [], "host": "laptop"}
+    return empty | known | {"log": f"logs/{job}.attempt-{number}.log"} | facts
+
+
+def test_jobs_are_told_with_what_they_used_and_why_they_failed(results: Path) -> None:
+    member = "train_member/toy/fold0/seed0"
+    killed = {"state": "failed", "exit": 137.0, "signal": "SIGKILL", "reason": "out of memory? <b>", "node": "g1"}
+    rows = [
+        attempt(member, 1, **killed, job_id="7", wait_s=30.0, seconds=65.0, peak_memory_mb=900.0, mem_mb=1000.0),
+        attempt(member, 2, state="lost", reason=WITHOUT_A_WORD, last_lines=["epoch 3", "a < b"], is_retry=True),
+        attempt(member, 3, wait_s=90.0, seconds=7300.0, peak_memory_mb=800.0, mem_mb=2000.0, is_retry=True),
+        attempt("write_report", 1, state="running"),
+    ]
+    frame = pd.DataFrame(rows).astype(dict.fromkeys(NUMBERS, float))
+    text = write(results, frame)
+    page = Page(text)
+    assert {"campaign", "failures-table"} <= set(page.ids)
+    assert "#campaign" in page.links
+    header, trained, reported = page.tables["campaign-table"]
+    told = dict(zip(header, trained, strict=True))
+    counts = {"jobs": "1", "attempts": "3", "running": "0", "retries": "2", "failed": "1", "lost": "1"}
+    assert {name: told[name] for name in counts} == counts
+    assert (told["waited, median"], told["waited, longest"]) == ("1 min 00 s", "1 min 30 s")
+    assert (told["ran, median"], told["ran, total"]) == ("2 h 01 min", "2 h 02 min")
+    assert told["peak memory (MB)"] == "900"
+    assert {"of 1,000", "SIGKILL"} <= set(page.words)
+    assert not any("GPU" in name for name in header), "there was none"
+    assert dict(zip(header, reported, strict=True))["running"] == "1"
+    header, lost, failed = page.tables["failures-table"]
+    assert dict(zip(header, lost, strict=True))["reason"] == WITHOUT_A_WORD
+    assert failed == [
+        member,
+        "1",
+        "g1",
+        "7",
+        "137",
+        "1 min 05 s",
+        "out of memory? <b>",
+        f"logs/{member}.attempt-1.log",
+    ]
+    assert "<pre>epoch 3\na &lt; b</pre>" in text
+
+
+def test_a_report_without_records_of_jobs_has_no_section_on_them(results: Path, page: Page) -> None:
+    assert "campaign" not in page.ids
+    assert "campaign" not in Page(write(results, pd.DataFrame(columns=COLUMNS))).ids
 
 
 def test_a_missing_member_is_named(results: Path) -> None:

@@ -9,6 +9,7 @@ import jinja2
 import pandas as pd
 
 from coread.provenance import code_version, library_versions, machine, write_text
+from coread.report.campaign import collect_campaign
 from coread.report.contents import collect_experiment
 from coread.report.tables import difference_rows, overview_rows
 
@@ -21,13 +22,15 @@ def write_report(
     results_dir: Path,
     recordings: Mapping[str, Sequence[Path]],
     members: Mapping[str, Sequence[Path]],
+    attempts: pd.DataFrame | None = None,
 ) -> None:
     """Write the report of the given experiments, atomically; it makes no request to any other file or host.
 
     `recordings` and `members` list the files of each experiment; the settings of its dataset are the `config.yaml`
     beside the recordings. Everything else is read from its place below `results_dir`: `{experiment}/{scores.csv,
-    receptive_fields.csv, config/*.yaml, figures/*}` and `tables/*.csv`. What an experiment does not have is left
-    out. Raises OSError or ValueError that names a damaged file.
+    receptive_fields.csv, config/*.yaml, figures/*}` and `tables/*.csv`. What an experiment does not have is left out,
+    and so is the section on jobs without `attempts`, their table (`coread.attempts.read_attempts`). Raises OSError or
+    ValueError that names a damaged file.
     """
     summary = pd.read_csv(results_dir / "tables" / "scores.csv")
     differences = pd.read_csv(results_dir / "tables" / "differences.csv")
@@ -40,6 +43,7 @@ def write_report(
             ],
             overview=overview_rows(summary),
             differences=difference_rows(differences),
+            campaign=None if attempts is None else collect_campaign(attempts),
             created=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
             code=code_version(),
             libraries=library_versions(),
