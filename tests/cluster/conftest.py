@@ -1,9 +1,11 @@
 """The cluster of the tests: one per session, skipped with the reason where it cannot run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.cluster.slurm_campaign import SlurmCampaign
 from tests.cluster.slurm_cluster import ClusterUnavailableError, SlurmCluster
 
 
@@ -24,3 +26,17 @@ def cluster(started_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
     yield started_cluster
     started_cluster.cancel_everything()
     started_cluster.repair()
+
+
+@pytest.fixture
+def new_campaign(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Callable[[], SlurmCampaign]]:
+    """Factory of campaigns on the cluster; their heads are ended before the queue is cleared."""
+    made: list[SlurmCampaign] = []
+
+    def make() -> SlurmCampaign:
+        made.append(SlurmCampaign(tmp_path / f"campaign{len(made)}", cluster))
+        return made[-1]
+
+    yield make
+    for campaign in made:
+        campaign.close()

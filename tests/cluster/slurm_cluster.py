@@ -54,12 +54,12 @@ ReturnToService=2
 LaunchParameters=test_exec
 # nodes may claim more CPUs and memory than this machine has
 SlurmdParameters=config_overrides
-# short timers
+# short timers, except KillWait, in which a job that was told to end writes its record (30 s is the default everywhere)
 SlurmctldTimeout=10
 SlurmdTimeout=15
 MessageTimeout=10
 InactiveLimit=0
-KillWait=5
+KillWait=30
 MinJobAge=600
 UnkillableStepTimeout=30
 SchedulerType=sched/backfill
