@@ -173,3 +173,23 @@ def report_files(wildcards):
 def growing(base):
     """Resource function: twice as much for every further attempt; how many attempts there are is said by the profile."""
     return lambda wildcards, attempt: base * 2 ** (attempt - 1)
+
+
+def growing_per_process(base):
+    """Resource function: `growing(base)` for every process that trains a member, each of which holds the data."""
+    return lambda wildcards, attempt: CATALOGUE.num_processes(wildcards.experiment) * base * 2 ** (attempt - 1)
+
+
+def for_ranks(value=None):
+    """Resource function: a value, by default their number, where several processes train a member; nothing elsewhere.
+
+    The plugin starts a rule that has `mpi` outside of any job step, so that the rule can start a step of its own.
+    """
+
+    def resource(wildcards):
+        processes = CATALOGUE.num_processes(wildcards.experiment)
+        if processes == 1:
+            return None
+        return processes if value is None else value
+
+    return resource

@@ -19,8 +19,14 @@ rule train_member:
         "logs/train_member/{experiment}/fold{fold}/seed{seed}.tsv"
     threads: 1
     resources:
-        mem_mb=growing(4000),
+        mem_mb=growing_per_process(4000),
         runtime=growing(120),
+        # one task for each process, on one node unless the profile says otherwise; how many there are decides numbers
+        # and is a setting of the experiment. tasks_per_gpu=0: the plugin would ask for as many tasks on every GPU
+        tasks=for_ranks(),
+        nodes=for_ranks(1),
+        mpi=for_ranks("srun"),
+        tasks_per_gpu=for_ranks(0),
     params:
         code=code_of("train", "train"),
     shell:

@@ -4,11 +4,14 @@ import argparse
 import logging
 import os
 import shutil
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import yaml
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
+from coread.distributed import ensure_ranks
 from coread.failure import reported_errors
 from coread.member_lock import member_lock
 from coread.provenance import combined_digest, write_digest, write_text
@@ -33,13 +36,17 @@ def main() -> None:
 
     # outputs are deleted before a retry, so what resumes lies beside them, named by everything that decides the weights
     settings = arguments.config.read_text()
+    config = yaml.safe_load(settings)
+    ranks = ensure_ranks(config["trainer"].get("num_processes", 1), [sys.executable, *sys.argv])
     deciding = [arguments.config, *arguments.digests, Path(__file__), *deciding_code(Path(__file__), settings)]
     digest = resume_digest(combined_digest(deciding), arguments.fold, arguments.seed)
+    # the memory is that of the node, and each of its ranks holds the data
+    budget = arguments.memory_mb * 2**20 / 2 / ranks.local_size
     folder, attempt = arguments.output.parent, os.environ.get("COREAD_ATTEMPT", "1")
-    with member_lock(folder):
+    with member_lock(folder) if ranks.is_first else nullcontext():
         member = train(
-            yaml.safe_load(settings),
-            read_recordings(arguments.recordings, memory_budget_bytes=arguments.memory_mb * 2**20 / 2),
+            config,
+            read_recordings(arguments.recordings, memory_budget_bytes=budget),
             arguments.fold,
             arguments.seed,
             work_dir=folder / ".work" / digest,
@@ -48,6 +55,8 @@ def main() -> None:
                 TensorBoardLogger(arguments.log_dir, "", "tensorboard"),
             ],
         )
+        if not ranks.is_first:
+            return
         write_text(folder / "history.csv", member.history.to_csv(index=False))
         member.save(arguments.output)
         write_digest(arguments.output)

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
+
+from coread.collectives import RunningStatistics, gather_objects
 
 log = logging.getLogger(__name__)
 
@@ -19,17 +22,42 @@ PRINTED = {"train_loss": "train loss", "val_loss": "val loss", "val_correlation"
 class SeedEpochs(Callback):
     """Seed torch at the start of every epoch from (seed, epoch), so that a resumed epoch draws what it would have."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, rank: int = 0) -> None:
+        self.seed, self.rank = seed, rank
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Seed dropout and position jitter of this epoch."""
-        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch))
+        """Seed dropout and position jitter of this epoch, every rank with a stream of its own."""
+        torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch, self.rank))
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Return a seed for one epoch of one member; neighbouring seeds and epochs share no stream."""
-    return (seed * 1_000_003 + epoch * 7_919 + 1) % 2**31
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """Return a seed for one epoch of one member on one rank; neighbouring seeds, epochs and ranks share no stream."""
+    return (seed * 1_000_003 + epoch * 7_919 + rank * 15_485_863 + 1) % 2**31
+
+
+class KeepRanksAlike(Callback):
+    """What the ranks of a training have in common beside gradients: where they start, and running statistics."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let SIGTERM end a rank at once; raises RuntimeError if the ranks did not all resume from the same step.
+
+        Lightning's own handler would wait for the other ranks, which the signal need not have reached.
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        starts = gather_objects((trainer.current_epoch, trainer.global_step))
+        if len(set(starts)) > 1:
+            raise RuntimeError(
+                f"the ranks start from different (epoch, step) {starts}: the folder of the checkpoint, "
+                f"{trainer.default_root_dir}, must be visible on all nodes"
+            )
+        self._statistics = RunningStatistics(pl_module.modules())
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Bring the running statistics together; after every step, so before every validation."""
+        _, _, weight = batch
+        self._statistics.combine(counts=weight > 0)
 
 
 class KeepBest(Callback):
@@ -118,10 +146,12 @@ class SaveLast(Checkpoint):
         trainer.should_stop = self.finished
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write beside, then rename."""
+        """Write beside, then rename; of several ranks the first writes."""
         self.finished = trainer.should_stop
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         trainer.save_checkpoint(temporary, weights_only=False)
+        if not trainer.is_global_zero:
+            return
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # a node that crashes after the rename must not leave an empty file behind
         temporary.replace(self.path)

@@ -16,7 +16,15 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parent
 # what scripts import although no number depends on it: an edit there must not re-run a stage
 NO_NUMBERS = frozenset(
-    {"coread", "coread.config", "coread.failure", "coread.member_lock", "coread.provenance", "coread.signatures"}
+    {
+        "coread",
+        "coread.config",
+        "coread.distributed",
+        "coread.failure",
+        "coread.member_lock",
+        "coread.provenance",
+        "coread.signatures",
+    }
 )
 TEMPLATES = frozenset({".html", ".css", ".js"})
 

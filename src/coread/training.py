@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra.utils
 import numpy as np
@@ -16,12 +16,20 @@ import torch
 from jaxtyping import Int8
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from pytorch_lightning.strategies import DDPStrategy
 
-from coread.callbacks import KeepBest, LearningCurve, SaveLast, SeedEpochs, epoch_seed
-from coread.data_io.cyclers import LongCycler, ShortCycler
+from coread.callbacks import KeepBest, KeepRanksAlike, LearningCurve, SaveLast, SeedEpochs, epoch_seed
+from coread.data_io.cyclers import LongCycler, SharedCycler, ShortCycler
 from coread.data_io.dataloader import SessionWindows
 from coread.data_io.splits import TRAIN, VALIDATION, label_bins
 from coread.data_io.statistics import QualityError, Statistics, compute_statistics, constant_neurons
+from coread.distributed import Ranks, find_ranks
 from coread.models.core_readout import BaseCoreReadout, is_model_causal
 from coread.models.initialization import initialize_readouts
 from coread.models.member import Member, build_model
@@ -31,6 +39,7 @@ from coread.recording import Recording
 log = logging.getLogger(__name__)
 
 Labels = dict[str, Int8[np.ndarray, "bin"]]
+Cycler = TypeVar("Cycler", LongCycler, ShortCycler)
 
 
 def train(
@@ -50,30 +59,33 @@ def train(
 
     `config` is the train slice. `work_dir` keeps `last.ckpt` after every epoch: called again with the same arguments
     after a kill, training resumes there and ends with the same weights. Remove the folder once the member is saved.
-    `callbacks` only watch, such as the pruner of a search. Nothing of a test tier is read. Raises SplitError,
-    QualityError or ValueError for data or settings that cannot be trained on.
+    `callbacks` only watch, such as the pruner of a search. Nothing of a test tier is read. With
+    `trainer.num_processes` above 1 every rank calls it with the same arguments and gets the same member. Raises
+    SplitError, QualityError or ValueError for data or settings that cannot be trained on.
     """
     settings = _plain(config)
+    ranks = _ranks(settings["trainer"], accelerator)
     pl.seed_everything(seed, verbose=False)
     model, labels, statistics = _prepare(settings, recordings, fold)
 
     windows = {
-        label: _session_windows(settings, recordings, labels, label, model.lag, statistics, _device(accelerator))
+        label: _session_windows(settings, recordings, labels, label, model.lag, statistics, _device(accelerator, ranks))
         for label in (TRAIN, VALIDATION)
     }
     keep_best, curve = KeepBest(), LearningCurve()
     stoppers = [hydra.utils.instantiate(callback) for callback in settings["training_callbacks"].values()]
     work_dir.mkdir(parents=True, exist_ok=True)
     last = work_dir / "last.ckpt"
-    all_callbacks: list[Callback] = [SeedEpochs(seed), keep_best, curve, *stoppers, *callbacks, SaveLast(last)]
-    trainer = _trainer(settings, all_callbacks, work_dir, accelerator, precision, loggers, progress_bar)
+    together = [KeepRanksAlike()] if ranks.size > 1 else []
+    watching = [SeedEpochs(seed, ranks.rank), *together, keep_best, curve, *stoppers, *callbacks, SaveLast(last)]
     with warnings.catch_warnings():
         _silence_lightning()
+        trainer = _trainer(settings, watching, ranks, work_dir, accelerator, precision, loggers, progress_bar)
         if last.exists():
             log.info("resuming from %s", last)
         resume = last if last.exists() else None
         # the checkpoint is our own; best weights and learning curve are plain types and tensors
-        trainer.fit(model, datamodule=Epochs(windows, seed), ckpt_path=resume, weights_only=True)
+        trainer.fit(model, datamodule=Epochs(windows, seed, ranks), ckpt_path=resume, weights_only=True)
     model.load_state_dict(keep_best.best_weights)
     log.info("best validation correlation %.4f in epoch %d", keep_best.best_score, keep_best.best_epoch + 1)
     model.data_info["trained_with"] = trained_with(accelerator, precision)
@@ -81,21 +93,33 @@ def train(
 
 
 class Epochs(pl.LightningDataModule):
-    """Batches of every epoch, drawn from (seed, epoch) alone so that a resumed epoch is the one that was lost."""
+    """Batches of every epoch, drawn from (seed, epoch) alone so that a resumed epoch is the one that was lost.
 
-    def __init__(self, windows: Mapping[int, Mapping[str, SessionWindows]], seed: int) -> None:
+    Ranks share what one process would visit.
+    """
+
+    def __init__(
+        self, windows: Mapping[int, Mapping[str, SessionWindows]], seed: int, ranks: Ranks | None = None
+    ) -> None:
         super().__init__()
-        self.windows, self.seed = windows, seed
+        self.windows, self.seed, self.ranks = windows, seed, ranks or Ranks()
 
-    def train_dataloader(self) -> LongCycler:
+    def train_dataloader(self) -> LongCycler | SharedCycler:
         """Return this epoch's training batches; the trainer asks again every epoch."""
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         rng = np.random.default_rng(epoch_seed(self.seed, epoch))
-        return LongCycler({session: windows.shuffled(rng) for session, windows in self.windows[TRAIN].items()})
+        return self._share(
+            LongCycler({session: windows.shuffled(rng) for session, windows in self.windows[TRAIN].items()})
+        )
 
-    def val_dataloader(self) -> ShortCycler:
+    def val_dataloader(self) -> ShortCycler | SharedCycler:
         """Return every validation bin once."""
-        return ShortCycler({session: windows.in_order() for session, windows in self.windows[VALIDATION].items()})
+        return self._share(
+            ShortCycler({session: windows.in_order() for session, windows in self.windows[VALIDATION].items()})
+        )
+
+    def _share(self, cycler: Cycler) -> Cycler | SharedCycler:
+        return cycler if self.ranks.size == 1 else SharedCycler(cycler, self.ranks.rank, self.ranks.size)
 
 
 def _prepare(
@@ -149,6 +173,7 @@ def _session_windows(
 def _trainer(
     settings: Mapping[str, Any],
     callbacks: list[Callback],
+    ranks: Ranks,
     work_dir: Path,
     accelerator: str,
     precision: str,
@@ -156,10 +181,16 @@ def _trainer(
     progress_bar: bool | None,
 ) -> pl.Trainer:
     """Build the Lightning trainer; no wall-clock limit, because an undertrained member must not pass for a trained."""
+    arguments = {name: value for name, value in settings["trainer"].items() if name != "num_processes"}
     return pl.Trainer(
-        **settings["trainer"],
+        **arguments,
         accelerator=_device(accelerator).type,
-        devices=1,
+        devices=ranks.local_size,
+        num_nodes=ranks.size // ranks.local_size,
+        # a session's readout has gradients only where its batch is; running statistics are brought together after steps
+        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if ranks.size > 1 else "auto",
+        plugins=[_environment(ranks)],
+        use_distributed_sampler=False,
         precision=_precision(accelerator, precision),  # type: ignore[arg-type]
         callbacks=callbacks,
         logger=list(loggers) or False,
@@ -171,6 +202,37 @@ def _trainer(
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=1,
     )
+
+
+def _ranks(trainer: Mapping[str, Any], accelerator: str) -> Ranks:
+    """Return which rank this process is; raises ValueError for settings that ranks cannot share."""
+    ranks = find_ranks(int(trainer.get("num_processes", 1)))
+    if ranks.size > 1 and int(trainer.get("accumulate_grad_batches", 1)) > 1:
+        # where ranks accumulate, gradients of a session that is in no rank's last batch would never be brought together
+        raise ValueError(
+            f"trainer.num_processes={ranks.size} already accumulates the gradients of {ranks.size} batches: set "
+            "trainer.accumulate_grad_batches=1, and num_processes to the number of batches per step"
+        )
+    if _device(accelerator).type == "cuda" and torch.cuda.device_count() < ranks.local_size:
+        raise ValueError(
+            f"{ranks.local_size} processes train on this node, which shows {torch.cuda.device_count()} GPU(s): "
+            "ask for one GPU per process"
+        )
+    return ranks
+
+
+def _environment(ranks: Ranks) -> ClusterEnvironment:
+    """Say how this process was started, so that Lightning does not guess from an allocation's variables.
+
+    It never asks for a requeue of its own: who resubmits is the workflow's affair.
+    """
+    if ranks.launcher == "srun":
+        return SLURMEnvironment(auto_requeue=False)
+    if ranks.launcher == "torchrun":
+        return TorchElasticEnvironment()
+    environment = LightningEnvironment()
+    environment.set_global_rank(0)  # on import Lightning took a task's number in its allocation for a rank
+    return environment
 
 
 def trained_with(accelerator: str = "auto", precision: str = "auto") -> dict[str, str]:
@@ -191,9 +253,10 @@ def _numerics(accelerator: str, precision: str) -> dict[str, str]:
     return {"torch": str(torch.__version__), "device": device, "precision": _precision(accelerator, precision)}
 
 
-def _device(accelerator: str) -> torch.device:
-    cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return torch.device("cuda" if cuda else "cpu")
+def _device(accelerator: str, ranks: Ranks | None = None) -> torch.device:
+    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda") if ranks is None or ranks.size == 1 else torch.device("cuda", ranks.local_rank)
 
 
 def _precision(accelerator: str, precision: str) -> str:
@@ -271,5 +334,12 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _silence_lightning() -> None:
     """Hide warnings about choices made on purpose here."""
-    for message in (".*does not have many workers.*", ".*IterableDataset.*", ".*`isinstance.treespec, LeafSpec.*"):
-        warnings.filterwarnings("ignore", message)
+    for message in (
+        "does not have many workers",
+        "IterableDataset",
+        "`isinstance.treespec, LeafSpec",
+        "The `srun` command is available",
+        "It is recommended to use `self.log.*sync_dist=True",
+        "`broadcast_buffers` is deprecated",  # its successor came with torch 2.13
+    ):
+        warnings.filterwarnings("ignore", f".*{message}")

@@ -2,13 +2,19 @@
 
 import logging
 import shutil
+import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from coread.cli.hydra_entry import member_folder, run_with_config
 from coread.config import canonical_text, stage_slice
+from coread.distributed import Ranks, ensure_ranks
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +30,11 @@ def main(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return
-    run_with_config("train", argv, _train)
+    run_with_config("train", argv, partial(_train, argv=argv))
 
 
-def _train(config: DictConfig) -> None:
+def _train(config: DictConfig, argv: list[str]) -> None:
+    ranks = _ranks(config, argv)
     from coread.data_io.sources import build_recordings
     from coread.member_lock import member_lock
     from coread.provenance import combined_digest, write_text
@@ -42,9 +49,28 @@ def _train(config: DictConfig) -> None:
     digest = resume_digest(canonical_text(settings), [content_digest(r) for r in recordings], code, fold, seed)
     folder = member_folder(config)
     loggers = [hydra.utils.instantiate(logger, save_dir=str(folder)) for logger in config.logger.values()]
-    with member_lock(folder):
+    with member_lock(folder) if ranks.is_first else nullcontext():
         member = train(settings, recordings, fold, seed, work_dir=folder / ".work" / digest, loggers=loggers)
+        if not ranks.is_first:
+            return
         member.save(folder / "model.ckpt")
         shutil.rmtree(folder / ".work")
         write_text(folder / "history.csv", member.history.to_csv(index=False))
     log.info("wrote %s", folder / "model.ckpt")
+
+
+def _ranks(config: DictConfig, argv: list[str]) -> Ranks:
+    """Return which rank this process is, starting the ranks if the config asks for several.
+
+    Raises ValueError for several members in one command, because the ranks take this process's place.
+    """
+    num_processes = int(config.trainer.get("num_processes", 1))
+    if num_processes > 1 and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ValueError(
+            f"--multirun trains one member after the other in one process, trainer.num_processes is {num_processes}: "
+            "start a command for every member, or use the workflow"
+        )
+    # not sys.argv, which Hydra was given another version of
+    return ensure_ranks(
+        num_processes, [sys.executable, "-c", "from coread.cli.main import main; main()", "train", *argv]
+    )

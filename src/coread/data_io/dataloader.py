@@ -224,8 +224,12 @@ class WindowBatches:
     def __len__(self) -> int:
         return -(-len(self.windows.first) // self.session.batch_size)
 
-    def __iter__(self) -> Iterator[DataPoint]:
+    def __getitem__(self, index: int) -> DataPoint:
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are {len(self)} batches, batch {index} is none of them")
         size = self.session.batch_size
-        for start in range(0, len(self.windows.first), size):
-            rows = slice(start, start + size)
-            yield self.session.batch(Runs(self.windows.first[rows], self.windows.stop[rows]))
+        rows = slice(index * size, (index + 1) * size)
+        return self.session.batch(Runs(self.windows.first[rows], self.windows.stop[rows]))
+
+    def __iter__(self) -> Iterator[DataPoint]:
+        return (self[index] for index in range(len(self)))

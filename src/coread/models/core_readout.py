@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from coread.collectives import gather_scalars
+from coread.models.validation import ValidationSums
 from coread.modules.core.base_core import Core, SimpleCoreWrapper
 from coread.modules.losses.poisson import PoissonLoss3d
-from coread.modules.losses.running_correlation import RunningCorrelation
 from coread.modules.readout.multi_readout import MultiGaussianMaskReadout, MultiReadoutBase
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
@@ -51,7 +52,7 @@ class BaseCoreReadout(pl.LightningModule):
         self.data_info: dict[str, Any] = dict(data_info or {})
         self.optimizer_factory = torch.optim.Adam if optimizer is None else optimizer
         self.scheduler_factory = lr_scheduler
-        self._validation: dict[str, RunningCorrelation] = {}
+        self._validation = ValidationSums()
 
     @property
     def lag(self) -> int:
@@ -68,41 +69,41 @@ class BaseCoreReadout(pl.LightningModule):
         """Return the penalties of the core and of one session's readout."""
         return self.core.regularizer() + self.readout.regularizer(data_key)
 
-    def training_step(self, batch: tuple[str, Any], batch_idx: int) -> Tensor:
-        """Return loss plus penalties of one session's batch."""
-        session, point = batch
+    def training_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
+        """Return loss plus penalties of a batch: (session, point), or (session, point, weight) where ranks share them.
+
+        Every rank logs the batches of all ranks, in the order in which one process would.
+        """
+        session, point, weight = (*batch, 1.0)[:3]
         loss = self.loss(self(point.inputs, session), point.targets, point.mask)
         penalty = self.regularizer(session)
-        n_windows = len(point.inputs)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=n_windows)
-        self.log("train_penalty", penalty, on_step=False, on_epoch=True, batch_size=n_windows)
-        return loss + penalty
+        for rank_loss, rank_penalty, n_windows in gather_scalars(loss, penalty, len(point.inputs) * weight):
+            self.log("train_loss", rank_loss, on_step=False, on_epoch=True, batch_size=int(n_windows))
+            self.log("train_penalty", rank_penalty, on_step=False, on_epoch=True, batch_size=int(n_windows))
+        return (loss + penalty) * weight
 
     def on_validation_epoch_start(self) -> None:
         """Forget the sums of the last validation."""
-        self._validation = {}
+        self._validation = ValidationSums()
 
-    def validation_step(self, batch: tuple[str, Any], batch_idx: int) -> None:
-        """Add a batch to the sums behind the validation scores."""
-        session, point = batch
+    def validation_step(self, batch: tuple[Any, ...], batch_idx: int) -> None:
+        """Add a batch to the sums behind the validation scores: (session, point) or (session, point, weight)."""
+        session, point, weight = (*batch, 1.0)[:3]
+        if weight == 0:
+            return
         output = self(point.inputs, session)
-        loss = self.loss(output, point.targets, point.mask)
-        # a batch counts by its valid bins, so that the mean does not depend on how bins fall into batches; a session
-        # counts by its bins, whatever its number of neurons: the loss itself is a mean over neurons
-        n_valid = int(point.mask[:, -output.shape[1] :].sum())
-        self.log("val_loss", loss, on_epoch=True, batch_size=max(n_valid, 1), prog_bar=False)
+        means = {"val_loss": self.loss(output, point.targets, point.mask)}
         if self.correlation_loss is not None:
-            score = self.correlation_loss(output, point.targets, point.mask)
-            self.log("val_correlation_loss", score, on_epoch=True, batch_size=max(n_valid, 1))
-        if session not in self._validation:
-            self._validation[session] = RunningCorrelation(output.shape[-1], output.device)
-        self._validation[session].update(output, point.targets, point.mask)
+            means["val_correlation_loss"] = self.correlation_loss(output, point.targets, point.mask)
+        self._validation.add(session, output, point.targets, point.mask, means)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean over all neurons of their correlation over all validation bins."""
-        per_neuron = torch.cat([sums.compute() for sums in self._validation.values()])
-        # a neuron silent throughout the validation bins has no correlation; it must not hide the others
-        self.log("val_correlation", per_neuron.nanmean().nan_to_num(nan=-1.0), prog_bar=True)
+        """Log the mean losses, and the mean over all neurons of their correlation over all validation bins."""
+        validation = self._validation.of_all_ranks(self.readout.keys())
+        for means, n_bins in validation.means:
+            for name, value in means.items():
+                self.log(name, value, batch_size=n_bins)
+        self.log("val_correlation", validation.mean_correlation(), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser, and the schedule stepped after every batch if there is one."""
