@@ -1,0 +1,201 @@
+"""Time and memory of planning a campaign, and the head's time per job that it hands to SLURM, against their numbers.
+
+    python benchmarks/graph.py [--members 40 200 1000 2000] [--finished 40 200] [--submissions 20 50 100]
+
+Campaigns are fabricated in a temporary folder: experiments of 8 folds x 5 seeds on the shipped simulated retina, every
+fourth on the linear-nonlinear baseline. `from nothing` is `snakemake -n` where nothing exists, `finished` where every
+output exists with its record. Submissions are members sent to the queue on hold, so that they load no node; they are
+timed from Snakemake's decision to start them to the line that says that the last one was submitted, then cancelled.
+"""
+
+import argparse
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+COPIED = ("Snakefile", "rules", "workflow_scripts", "src", "configs", "profiles")
+N_FOLDS, N_SEEDS = 8, 5
+SUBMISSION_LIMIT_S = 20.0  # per member; a slower head has failed
+SUBMITTED = re.compile(r"has been submitted with SLURM jobid '?(\d+)")
+
+
+class Plan(NamedTuple):
+    """One dry run."""
+
+    state: str
+    members: int
+    jobs: dict[str, int]  # those to run, by rule
+    seconds: float
+    peak_mb: float
+
+
+def fabricate(folder: Path, n_experiments: int, n_folds: int = N_FOLDS, n_seeds: int = N_SEEDS) -> list[str]:
+    """Write a workflow of experiments with `n_folds` x `n_seeds` members each to a new folder; return their names."""
+    folder.mkdir(parents=True)
+    for name in COPIED:
+        if (REPOSITORY / name).is_dir():
+            shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(REPOSITORY / name, folder / name)
+    catalogue = {}
+    for index in range(n_experiments):
+        name, base = f"variant_{index}", "simulated_retina_ln" if index % 4 == 3 else "simulated_retina"
+        settings = {"splits": {"n_folds": n_folds}, "trainer": {"max_epochs": index + 1}}
+        outer = {"defaults": [base, "_self_"], "exp_name": name, **settings}
+        (folder / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(outer, sort_keys=False))
+        members = {"cross": {"folds": list(range(n_folds)), "seeds": list(range(n_seeds))}}
+        catalogue[name] = {"members": members, "insilico": ["receptive_fields"]}
+    workflow = {"experiments": list(catalogue), "catalogue": catalogue, "data_dirs": {}}
+    (folder / "configs" / "workflow.yaml").write_text(yaml.safe_dump(workflow))
+    return list(catalogue)
+
+
+def plan(folder: Path, state: str, members: int, targets: Sequence[str] = ("all",)) -> tuple[Plan, str]:
+    """Return what `snakemake -n` of a folder plans and takes, with all that it printed; raises RuntimeError."""
+    with tempfile.TemporaryFile("w+") as output:
+        started = time.monotonic()
+        process = _start(folder, "-n", "--cores", "2", *targets, output=output)
+        _, status, usage = os.wait4(process.pid, 0)  # peak memory of this child alone
+        seconds = time.monotonic() - started
+        output.seek(0)
+        text = output.read()
+    if os.waitstatus_to_exitcode(status):
+        raise RuntimeError(f"the dry run of {members} members failed:\n{text[-3000:]}")
+    table = text.rpartition("Job stats:")[2]
+    jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE) if rule != "total"}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Plan(state, members, jobs, seconds, usage.ru_maxrss * unit / 1e6), text
+
+
+def finish(folder: Path, targets: Sequence[str] = ("all",)) -> None:
+    """Make the targets of a folder look finished: empty outputs, and Snakemake's record of each."""
+    _, text = plan(folder, "", 0, targets)
+    for line in re.findall(r"^ *output: (.+)$", text, re.MULTILINE):
+        for path in (folder / name for name in line.split(", ")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix:
+                path.touch()
+            else:
+                path.mkdir(exist_ok=True)
+    with tempfile.TemporaryFile("w+") as output:
+        process = _start(folder, "--touch", "--cores", "2", *targets, output=output)
+        if process.wait():
+            output.seek(0)
+            raise RuntimeError(f"snakemake --touch failed:\n{output.read()[-3000:]}")
+
+
+def cluster() -> str | None:
+    """Return the name of the SLURM cluster that answers, None if none does."""
+    if shutil.which("sbatch") is None:
+        return None
+    done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=60, check=False)
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", done.stdout, re.MULTILINE)
+    return found[1] if found and done.returncode == 0 else None
+
+
+def time_submissions(folder: Path, count: int) -> float:
+    """Return the seconds per job that the head takes to submit members of a new campaign on hold; they are cancelled.
+
+    Raises RuntimeError where Snakemake ends before it has submitted all.
+    """
+    experiments = fabricate(folder, math.ceil(count / (N_FOLDS * N_SEEDS)))
+    finish(folder, ["data", *(f"results/{name}/config/train.yaml" for name in experiments)])
+    members = [(name, fold, seed) for name in experiments for fold in range(N_FOLDS) for seed in range(N_SEEDS)]
+    models = [f"results/{name}/fold{fold}/seed{seed}/model.ckpt" for name, fold, seed in members[:count]]
+    on_hold = ["--set-resources", "train_member:slurm_extra='--hold'"]
+    process = _start(folder, "--profile", "profiles/slurm", "--jobs", str(count), *on_hold, "--", *models)
+    patience = threading.Timer(SUBMISSION_LIMIT_S * count, process.send_signal, [signal.SIGINT])
+    patience.start()
+    started, ids, lines = math.nan, [], []
+    try:
+        for line in process.stdout or ():
+            lines.append(line)
+            if line.startswith("Execute "):
+                started = time.monotonic()
+            if found := SUBMITTED.search(line):
+                ids.append(found[1])
+            if len(ids) == count:
+                break
+        seconds = time.monotonic() - started
+    finally:
+        patience.cancel()
+        process.send_signal(signal.SIGINT)  # Snakemake cancels what it submitted
+        process.communicate(timeout=300)
+        subprocess.run(["scancel", *ids], capture_output=True, check=False)
+    if len(ids) < count:
+        raise RuntimeError(f"{len(ids)} of {count} members were submitted:\n{''.join(lines)[-3000:]}")
+    return seconds / count
+
+
+def plans_table(plans: Sequence[Plan]) -> str:
+    """Return the dry runs; the exponent e of a row says that its time grew as members^e from the row above it."""
+    lines = [
+        "| `snakemake -n` | members | jobs to run | seconds | ms per member | peak MB | growth exponent |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for before, case in zip([None, *plans], plans, strict=False):
+        jobs, exponent = sum(case.jobs.values()), ""
+        if before is not None and before.state == case.state:
+            exponent = f"{math.log(case.seconds / before.seconds) / math.log(case.members / before.members):.2f}"
+        lines.append(
+            f"| {case.state} | {case.members} | {jobs} | {case.seconds:.1f} | {1000 * case.seconds / case.members:.1f} "
+            f"| {case.peak_mb:.0f} | {exponent} |"
+        )
+    return "\n".join(lines)
+
+
+def _start(folder: Path, *arguments: str, output: object = subprocess.PIPE) -> "subprocess.Popen[str]":
+    """Start Snakemake in a folder; what it says goes to one stream."""
+    environment = os.environ | {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "snakemake", *arguments]
+    streams = {"stdout": output, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, **streams)  # type: ignore[call-overload]
+
+
+def main() -> None:
+    """Run the benchmark and print its tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", type=int, nargs="*", default=[40, 200, 1000, 2000], help="multiples of 40")
+    parser.add_argument("--finished", type=int, nargs="*", default=[40, 200], help="the same, of finished campaigns")
+    parser.add_argument("--submissions", type=int, nargs="*", default=[20, 50, 100], help="members sent to SLURM")
+    arguments = parser.parse_args()
+    plans = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for state, sizes in (("from nothing", arguments.members), ("finished", arguments.finished)):
+            for size in sizes:
+                folder = Path(temporary, f"{state}_{size}".replace(" ", "_"))
+                fabricate(folder, size // (N_FOLDS * N_SEEDS))
+                if state == "finished":
+                    finish(folder)
+                plans.append(plan(folder, state, size)[0])
+                shutil.rmtree(folder)
+        print(plans_table(plans), flush=True)
+        print()
+        if (name := cluster()) is None:
+            print("time per submitted job: left out, no SLURM cluster answers (sbatch and scontrol)")
+            return
+        print(
+            f"SLURM cluster {name}; {os.cpu_count()} cores here, which its daemons share if they run on this machine\n"
+        )
+        print("| members submitted | ms per job |\n|---:|---:|")
+        for count in arguments.submissions:
+            print(
+                f"| {count} | {1000 * time_submissions(Path(temporary, f'submitted_{count}'), count):.0f} |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()

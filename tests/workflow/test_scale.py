@@ -1,0 +1,44 @@
+"""A campaign of a thousand members is planned completely, and what is finished is not planned again."""
+
+from pathlib import Path
+
+import pytest
+from benchmarks.graph import fabricate, finish, plan
+
+N_EXPERIMENTS, N_FOLDS, N_SEEDS = 25, 8, 5
+N_STAGES = 3  # train, evaluate, insilico
+
+
+@pytest.mark.slow
+def test_a_thousand_members_are_planned_each_once(tmp_path: Path) -> None:
+    fabricate(tmp_path / "campaign", N_EXPERIMENTS, N_FOLDS, N_SEEDS)
+    jobs = plan(tmp_path / "campaign", "from nothing", N_EXPERIMENTS * N_FOLDS * N_SEEDS)[0].jobs
+    assert jobs == {
+        "write_config": N_STAGES * N_EXPERIMENTS,
+        "write_data_config": 1,
+        "build_stimuli": 1,
+        "build_recording": 2,
+        "train_member": N_EXPERIMENTS * N_FOLDS * N_SEEDS,
+        "predict_member": N_EXPERIMENTS * N_FOLDS * N_SEEDS,
+        "score_experiment": N_EXPERIMENTS,
+        "compute_receptive_fields": N_EXPERIMENTS,
+        "draw_figures": N_EXPERIMENTS,
+        "write_tables": 1,
+        "write_report": 1,
+        "all": 1,
+    }
+
+
+@pytest.mark.slow
+def test_only_the_members_of_an_added_experiment_are_planned(tmp_path: Path) -> None:
+    folder = tmp_path / "campaign"
+    fabricate(folder, 2, n_folds=2, n_seeds=1)
+    finish(folder, ["results/variant_0/scores.csv"])
+    jobs = plan(folder, "half finished", 2, ["scores"])[0].jobs
+    assert jobs == {
+        "write_config": 2,
+        "train_member": 2,
+        "predict_member": 2,
+        "score_experiment": 1,
+        "scores": 1,
+    }
