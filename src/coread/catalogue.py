@@ -49,6 +49,11 @@ class Catalogue:
         """Return the canonical text of one stage's settings."""
         return stage_text(experiment, stage, self._directory)
 
+    def num_processes(self, experiment: str) -> int:
+        """Return how many processes train one member of an experiment together."""
+        trainer = experiment_slice(experiment, "train", self._directory)["trainer"]
+        return int(trainer.get("num_processes", 1))
+
     def dataset(self, experiment: str) -> str:
         """Return the name of the dataset an experiment is trained on."""
         return str(self._data_config(experiment)["dataset"])
