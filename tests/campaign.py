@@ -66,6 +66,16 @@ WORKFLOW = {
 Jobs = dict[str, int]
 
 
+def with_gpus(profile: Path) -> dict[str, Any]:
+    """Settings of a profile whose GPU block is uncommented, as a site with GPUs does."""
+    lines = profile.read_text().splitlines()
+    start = lines.index("# set-resources:")
+    end = lines.index("", start)
+    lines[start:end] = [line.removeprefix("# ") for line in lines[start:end]]
+    settings: dict[str, Any] = yaml.safe_load("\n".join(lines))
+    return settings
+
+
 class Campaign:
     """Two tiny experiments, their settings and a copy of the workflow in one folder."""
 

@@ -24,8 +24,9 @@ def started_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmC
 def cluster(started_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
     """A cluster with idle nodes and an empty queue; what a test leaves behind is cleared away."""
     yield started_cluster
+    started_cluster.start_missing()
     started_cluster.cancel_everything()
-    started_cluster.repair()
+    started_cluster.wait_until_idle()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import psutil
 import torch
 import yaml
 
-from tests.campaign import Campaign
+from tests.campaign import Campaign, with_gpus
 from tests.cluster.slurm_cluster import SlurmCluster
 
 # two experiments x 2 folds x 3 seeds
@@ -69,28 +69,24 @@ class SlurmCampaign(Campaign):
         self.cluster = cluster
         self.heads: list[Head] = []
 
-    def prepare(
-        self, workflow: Mapping[str, Any] = WORKFLOW, *, epochs: int = 2, patience: int = 10
-    ) -> "SlurmCampaign":
-        """Fabricate the folder; `epochs` is the length of a core + readout training, of which no other is stopped early.
-
-        The linear-nonlinear experiment keeps its 2 epochs.
-        """
+    def prepare(self, workflow: Mapping[str, Any] = WORKFLOW, *, epochs: int = 2) -> "SlurmCampaign":
+        """Fabricate the folder; a core + readout trains for exactly `epochs` epochs, a linear-nonlinear model for 2."""
         super().prepare(workflow)
-        stopping = (
-            f"trainer: {{max_epochs: {epochs}}}\ntraining_callbacks: {{early_stopping: {{patience: {patience}}}}}"
-        )
-        self.replace("configs/tiny.yaml", "trainer: {max_epochs: 2}", stopping)
+        length = f"trainer: {{max_epochs: {epochs}}}\ntraining_callbacks: {{early_stopping: {{patience: {epochs}}}}}"
+        self.replace("configs/tiny.yaml", "trainer: {max_epochs: 2}", length)
         self.enter_site({"train_member": {"runtime": "10 * 2 ** (attempt - 1)"}})
         return self
 
+    def copy(self, root: Path) -> "SlurmCampaign":
+        """Return the same state in another folder, times included."""
+        shutil.copytree(self.root, root)
+        copied = SlurmCampaign(root, self.cluster)
+        shutil.copytree(self._user_folder, copied._user_folder)
+        return copied
+
     def enter_site(self, resources: Mapping[str, Mapping[str, Any]]) -> None:
         """Enter a site's values in the profile: its GPU block uncommented, then `resources` of single rules."""
-        lines = (self.root / "profiles/slurm/config.v9+.yaml").read_text().splitlines()
-        start = lines.index("# set-resources:")
-        end = lines.index("", start)
-        lines[start:end] = [line.removeprefix("# ") for line in lines[start:end]]
-        settings = yaml.safe_load("\n".join(lines))
+        settings = with_gpus(self.root / "profiles/slurm/config.v9+.yaml")
         for rule, values in resources.items():
             settings["set-resources"].setdefault(rule, {}).update(values)
         folder = self._user_folder / "snakemake" / "slurm"

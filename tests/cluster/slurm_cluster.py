@@ -114,10 +114,10 @@ class SlurmCluster:
                 *(f"--socket={run}/munge.socket", f"--pid-file={run}/munged.pid"),
             )
             self.wait_for("munge", lambda: _succeeds("munge", "-n", f"--socket={run}/munge.socket"), seconds=10)
-            self._spawn("slurmctld", "slurmctld", "-D", "-f", str(self.configuration))
+            self.start_controller()
             for node in NODES:
                 self.start_node(node)
-            self.wait_for("every node", lambda: set(self._node_states().values()) == {"idle"}, seconds=60)
+            self.wait_until_idle()
         except BaseException:
             self.stop()
             raise
@@ -157,6 +157,14 @@ class SlurmCluster:
         """Start a node's slurmd, at first or after a crash."""
         (self.folder / "spool" / node).mkdir(parents=True, exist_ok=True)
         self._spawn(f"slurmd-{node}", "slurmd", "-D", "-N", node, "-f", str(self.configuration))
+
+    def start_controller(self) -> None:
+        """Start slurmctld, at first or after `stop_controller`."""
+        self._spawn("slurmctld", "slurmctld", "-D", "-f", str(self.configuration))
+
+    def stop_controller(self) -> None:
+        """Stop slurmctld; nodes and jobs go on, and no command of SLURM is answered."""
+        self._end(self._daemons.pop("slurmctld"))
 
     # ------------------------------------------------------------------------------------------------------- its use
 
@@ -206,11 +214,17 @@ class SlurmCluster:
             self.run("scancel", f"--user={_user()}")
         self.wait_for("an empty queue", lambda: not self.queue(), seconds=60)
 
-    def repair(self) -> None:
-        """Start the nodes that a test crashed, and wait until all of them are idle."""
+    def start_missing(self) -> None:
+        """Start the nodes that a test crashed and the controller that it stopped."""
+        if "slurmctld" not in self._daemons:
+            self.start_controller()
         for node in NODES:
             if f"slurmd-{node}" not in self._daemons:
                 self.start_node(node)
+        self.wait_for("the controller", self._node_states, seconds=30)
+
+    def wait_until_idle(self) -> None:
+        """Return when every node is ready for jobs and has none."""
         self.wait_for("every node", lambda: set(self._node_states().values()) == {"idle"}, seconds=90)
 
     def wait_for(self, what: str, condition: Callable[[], Any], *, seconds: float) -> Any:

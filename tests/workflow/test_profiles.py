@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,22 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.campaign import with_gpus
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESOLVE = """
 import json
 from snakemake.cli import parse_args
 _, arguments = parse_args(["--profile", "{name}", "all"])
 print(json.dumps({{"executor": arguments.executor, "retries": str(arguments.retries), "cores": arguments.cores}}))
+"""
+
+
+RUNTIMES = """
+from snakemake.resources import Resource
+resource = Resource.from_cli_expression("runtime", "{value}")
+for attempt in (1, 2, 3):
+    print(resource.evaluate(wildcards=None, input=None, attempt=attempt, threads=1, rulename="", async_run=None).value)
 """
 
 
@@ -70,6 +81,43 @@ def test_there_is_no_default_profile_and_no_setting_that_bites() -> None:
         assert "slurm-array-jobs" not in settings, name
         assert "cpus_per_task" not in settings.get("default-resources", {}), name
         assert settings["retries"] >= 1, name
+
+
+def _rules() -> dict[str, str]:
+    """Text of every rule by its name."""
+    text = "\n".join(path.read_text() for path in sorted(REPOSITORY.glob("rules/*.smk")))
+    parts = re.split(r"^(?:local)?rule (\w+):$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_every_group_of_jobs_takes_turns_and_its_size_is_said_by_the_profile() -> None:
+    settings = yaml.safe_load((REPOSITORY / "profiles/slurm/config.v9+.yaml").read_text())
+    found = {rule: re.search(r'^    group:\n        "(.+)"$', text, re.MULTILINE) for rule, text in _rules().items()}
+    groups = {rule: group[1] for rule, group in found.items() if group}
+    assert set(groups) == {"predict_member", "build_recording"}
+    assert set(groups.values()) == set(settings["group-components"])
+    for rule, group in groups.items():
+        # one failing member or session holds up nothing of another experiment or dataset
+        assert re.search(r"_\{(experiment|dataset)\}$", group), rule
+        assert "        turn=1,\n" in _rules()[rule], rule
+    assert settings["resources"] == {"turn": 1}
+    assert settings["set-resource-scopes"] == {"turn": "local"}
+
+
+def test_uncommenting_the_gpu_block_asks_for_one_gpu_for_every_rule_that_can_use_it() -> None:
+    chosen = with_gpus(REPOSITORY / "profiles/slurm/config.v9+.yaml")["set-resources"]
+    gpu = {"slurm_partition": "gpu", "gpu": 1}
+    assert chosen == {"train_member": gpu, "predict_member": gpu, "compute_receptive_fields": gpu}
+
+
+def test_a_sites_own_limit_grows_with_the_attempt(tmp_path: Path) -> None:
+    """Values under set-resources are expressions: the documented line asks for twice as much each time."""
+    profile = (REPOSITORY / "profiles/slurm/config.v9+.yaml").read_text()
+    documented = re.search(r"# runtime: (.+attempt.+?) +#", profile)
+    assert documented is not None
+    code = RUNTIMES.format(value=documented[1])
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["240", "480", "960"]
 
 
 def test_retries_stand_in_no_rule() -> None:
