@@ -29,7 +29,6 @@ localrules:
     all,
     data,
     models,
-    scores,
     insilico,
     tables,
 
@@ -38,6 +37,7 @@ include: "rules/data.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/insilico.smk"
+include: "rules/search.smk"
 include: "rules/report.smk"
 
 

@@ -144,6 +144,15 @@ def collect_insilico(wildcards):
     ]
 
 
+def collect_searches(wildcards):
+    """Input function: one file per experiment that lists a search in the catalogue."""
+    return [
+        f"results/{experiment}/search/best.yaml"
+        for experiment in CATALOGUE.experiments
+        if CATALOGUE.has_search(experiment)
+    ]
+
+
 def collect_configs(wildcards):
     """The settings of every stage and dataset, which the report shows."""
     datasets = dict.fromkeys(CATALOGUE.dataset(experiment) for experiment in CATALOGUE.experiments)
@@ -193,3 +202,37 @@ def for_ranks(value=None):
         return processes if value is None else value
 
     return resource
+
+
+# ------------------------------------------------------------------------------------------------------------ search
+
+
+def on_cluster():
+    """Whether this run submits jobs to SLURM: then its searches submit their trials there too."""
+    return workflow.executor_plugin is not None and workflow.executor_plugin.name == "slurm"
+
+
+def trials_at_once(wildcards):
+    """Cores of this host that a search takes: one per trial, none worth naming if the trials run on a cluster."""
+    return 1 if on_cluster() else CATALOGUE.search_workers(wildcards.experiment)
+
+
+# what it returns changes no number, and Snakemake does not track params that are computed from resources
+def trial_jobs(wildcards, resources, threads):
+    """Where the trials of a search run and what each asks for, as JSON: what the profile says about run_search."""
+    options = shlex.split(resources.get("slurm_extra", ""))
+    jobs = {
+        "executor": "slurm" if on_cluster() else "local",
+        "partition": resources.get("slurm_partition"),
+        "account": resources.get("slurm_account"),
+        "qos": resources.get("qos"),
+        "constraint": resources.get("constraint"),
+        "gpus": ":".join(str(resources.get(name)) for name in ("gpu_model", "gpu") if resources.get(name)) or None,
+        "gres": resources.get("gres"),
+        "cpus": resources.get("trial_cpus") if on_cluster() else 1,
+        "mem_mb": resources.mem_mb // threads,
+        "timeout_min": resources.runtime if on_cluster() else None,
+        "poll_s": 15.0 if on_cluster() else 1.0,
+        "extra": dict(option.removeprefix("--").split("=", 1) for option in options),
+    }
+    return json.dumps(jobs)

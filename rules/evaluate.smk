@@ -1,6 +1,10 @@
 """Scores: predictions of every member, then one table per experiment."""
 
 
+localrules:
+    scores,
+
+
 rule predict_member:
     input:
         script=source("workflow_scripts/predict.py"),

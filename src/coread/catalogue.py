@@ -13,6 +13,7 @@ from typing import Any
 
 from coread.config import ConfigError, canonical_text, closest, experiment_slice, stage_text
 from coread.provenance import sources_digest
+from coread.search.space import experiment_search
 from coread.signatures import module_constant
 
 RESERVED = ("data", "tables", "stimuli", "config")  # folders and files of results/ that are no experiment or session
@@ -44,6 +45,18 @@ class Catalogue:
     def analyses(self, experiment: str) -> list[str]:
         """Return the in-silico analyses of an experiment."""
         return list(self._workflow["catalogue"][experiment].get("insilico", []))
+
+    def has_search(self, experiment: str) -> bool:
+        """Return whether the target `search` searches the hyper-parameters of an experiment."""
+        return bool(self._workflow["catalogue"][experiment].get("search", False))
+
+    def search_text(self, experiment: str) -> str:
+        """Return the canonical text of what the search of an experiment reads: its space, and its train settings."""
+        return canonical_text(experiment_search(experiment, self._directory))
+
+    def search_workers(self, experiment: str) -> int:
+        """Return how many trials of a search run at once."""
+        return int(experiment_search(experiment, self._directory)["search"]["parallel"])
 
     def stage_text(self, experiment: str, stage: str) -> str:
         """Return the canonical text of one stage's settings."""
@@ -104,6 +117,8 @@ class Catalogue:
         for experiment in self.names:  # a file of any of them can be a target
             if experiment in self.experiments:
                 self._check_folds(experiment)
+                if self.has_search(experiment):
+                    self.search_text(experiment)
             dataset, text = self.dataset(experiment), canonical_text(self._data_config(experiment))
             other, other_text = texts.setdefault(dataset, (experiment, text))
             if text != other_text:

@@ -150,6 +150,8 @@ def _check_outer_keys(path: Path, directory: Path) -> None:
         return
     composed = _compose_defaults(json.dumps([entry for entry in defaults if entry != "_self_"]), directory)
     known = composed | dict.fromkeys(OUTER_KEYS)
+    if isinstance(own.get("search"), dict):
+        own["search"].pop("space", None)  # any train setting may be added; coread.search.space compares it with those
     for keys, key, siblings in _unknown_keys(own, known):
         raise ConfigError(f"configs/{path.name}: unknown key {'.'.join([*keys, key])!r}{closest(key, siblings)}")
 

@@ -9,6 +9,7 @@ COMMANDS = {
     "train": ("coread.cli.train", "train one member from a Hydra config (--config-name NAME key=value ...)"),
     "create-data": ("coread.cli.create_data", "write the tutorial's synthetic HDF5 data set into a folder"),
     "campaign": ("coread.cli.campaign", "status | resume | stop | allow: the workflow running in this folder"),
+    "search": ("coread.cli.search", "search hyper-parameters: Optuna draws trials, submitit runs them as jobs"),
     "evaluate": ("coread.cli.evaluate", "score trained members on the recordings of their experiment"),
 }
 
