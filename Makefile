@@ -1,4 +1,4 @@
-# make demo | test | acceptance | profiles | lock | clean
+# make demo | test | acceptance | bench | profiles | lock | clean
 #
 # PYTHON        the Python 3.11 (or newer) that the environment is made from
 # PYTEST_ARGS   narrows the tests: make test PYTEST_ARGS="tests/test_config.py -x"
@@ -8,7 +8,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test acceptance profiles lock clean
+.PHONY: demo test acceptance bench profiles lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CORES ?= all
@@ -41,6 +41,11 @@ test: .venv/installed
 acceptance: .venv/installed
 	python -m pytest -m acceptance -s -rA $(PYTEST_ARGS)
 
+# planning and submitting campaigns (a cluster where one answers), memory against sessions; on an otherwise idle machine
+bench: .venv/installed
+	python benchmarks/graph.py
+	python benchmarks/memory.py
+
 # lets `snakemake --profile slurm` (and local) find the profiles of this checkout
 profiles:
 	@folder="$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake"; mkdir -p "$$folder"; \
@@ -50,15 +55,22 @@ profiles:
 	  ln -sfn "$(CURDIR)/profiles/$$name" "$$folder/$$name"; echo "$$folder/$$name -> profiles/$$name"; \
 	done
 
-# exact versions of everything that pyproject.toml asks for, tools of the tests and the build backend included;
-# local build labels (+cpu) are dropped, so that a machine may take its own build of the same torch
+# exact versions of everything that pyproject.toml asks for, tools of the tests and the build backend included; local build
+# labels (+cpu) and what only a CUDA build of torch needs are dropped, so that a machine takes its own build of this torch
 lock:
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(PYTHON) -m venv "$$folder"; \
-	"$$folder/bin/pip" install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0 ".[test]" hatchling editables; \
-	{ sed -n '/^#/p' requirements.lock; "$$folder/bin/pip" freeze --exclude coread | sed 's/+[a-z0-9.]*$$//'; } \
-	  > "$$folder/lock"; \
+	"$$folder/bin/pip" install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0 ".[search,test]" hatchling editables; \
+	{ sed -n '/^#/p' requirements.lock; "$$folder/bin/pip" freeze --exclude coread \
+	  | sed -E '/^(nvidia|cuda|triton)/d; s/\+[a-z0-9.]*$$//'; } > "$$folder/lock"; \
 	mv "$$folder/lock" requirements.lock
+	$(MAKE) deploy/environment.yml
+
+# versions are written out, since not every conda client finds a requirements file that an environment file names
+deploy/environment.yml: requirements.lock
+	{ sed -n '/^#/p' $@; printf '%s\n' 'name: coread' 'channels: [conda-forge]' 'dependencies:' '  - python=3.11' '  - pip' '  - pip:'; \
+	  sed '/^#/d; s/^/      - /' requirements.lock; } > $@.part
+	mv $@.part $@
 
 clean:
 	rm -rf .venv results logs .snakemake
