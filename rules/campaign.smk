@@ -13,6 +13,7 @@ from datetime import datetime
 from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 from snakemake.persistence.file import FilePersistence
 from snakemake.settings.enums import PersistenceBackend
+from snakemake.settings.types import DAGSettings
 
 from coread import campaign
 from coread.attempt_log import now
@@ -37,29 +38,24 @@ def settle_dead_head():
 
 
 def record_outputs(persistence, job):
-    """Write the record that the dead head would have written for the outputs of a job."""
-    times = [os.path.getmtime(path) for path in job.outputs]
+    """Write the record that the dead head would have written for the outputs of a job, if it is not there yet."""
     started = datetime.fromisoformat(campaign.last_attempt(job.job)[0]["started"]).timestamp()
+    times = [os.path.getmtime(path) for path in job.outputs]
     # inputs that other jobs made could not be read beforehand; what is no older than the outputs may have been edited
     made = [path for path in job.record["input"] if os.path.exists(path) and os.path.getmtime(path) <= min(times)]
     checksums = {path: checksum for path in made if (checksum := file_checksum(path)) is not None}
-    checksums.update(job.record["input_checksums"])
+    facts = {**job.record, "input_checksums": {**checksums, **job.record["input_checksums"]}}
+    facts.update(starttime=started, incomplete=False, record_format_version=RECORD_FORMAT_VERSION)
     for path, ended in zip(job.outputs, times):
-        record = MetadataRecord(
-            **{**job.record, "input_checksums": checksums},
-            starttime=started,
-            endtime=ended,
-            incomplete=False,
-            record_format_version=RECORD_FORMAT_VERSION,
-        )
-        if persistence._read_record(path) != record:
-            persistence._write_record(path, record)
+        known = persistence._read_record(path)
+        if known is None or known.starttime != started:
+            persistence._write_record(path, MetadataRecord(**facts, endtime=ended))
         persistence._unmark_incomplete(path)
 
 
 def file_checksum(path):
     """Checksum as Snakemake compares it; None for what is too large to be compared."""
-    if os.path.isdir(path) or os.path.getsize(path) > workflow.dag_settings.max_checksum_file_size:
+    if os.path.isdir(path) or os.path.getsize(path) > DAGSettings.max_checksum_file_size:
         return None
     with open(path, "rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

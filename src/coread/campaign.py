@@ -40,6 +40,7 @@ STOPPED = FOLDER / "stopped"  # the supervisor starts no job that has a file her
 PREFIX = "coread_"  # of the jobs' names in the queue: profiles/slurm says slurm-jobname-prefix: coread
 MEMBERS = "train_member/"
 _REMEMBERED = 100  # runs whose jobs are recognised in the queue by name
+_RESUME = "`coread campaign resume` waits for them or cancels them, and goes on"
 _CLOCK_S = 2.0  # records hold whole seconds
 
 
@@ -109,16 +110,14 @@ def hold_lock() -> BaseFileLock:
     Waits a moment, because `coread campaign status` takes the lock to see whether it is held.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(LOCK)
-    try:
-        lock.acquire(timeout=2)
-    except Timeout:
+    lock = FileLock(LOCK, fallback_to_soft=False)
+    if _is_held(lock, timeout_s=2.0):
         head = read_head()
         who = f"the newest one is {head}" if head is not None and head.outcome is None else "it is just starting"
         raise CampaignError(
             f"another process drives the campaign in {Path.cwd()} ({who}): one at a time; "
             "`coread campaign status` shows it, `coread campaign stop` ends it"
-        ) from None
+        )
     return lock
 
 
@@ -126,12 +125,21 @@ def head_lives() -> bool:
     """Return whether a process holds the lock of the head."""
     if not LOCK.exists():
         return False
-    lock = FileLock(LOCK)
+    lock = FileLock(LOCK, fallback_to_soft=False)
+    held = _is_held(lock, timeout_s=0.0)
+    lock.release()
+    return held
+
+
+def _is_held(lock: BaseFileLock, timeout_s: float) -> bool:
+    """Take a lock if another process does not hold it; without locks in the file system the record has to tell."""
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=timeout_s)
     except Timeout:
         return True
-    lock.release()
+    except OSError:
+        head = read_head()
+        return head is not None and head_process(head) is not None
     return False
 
 
@@ -178,18 +186,13 @@ def refuse_orphans(folder: str | Path, executor: str) -> None:
 
     A head that runs jobs on this machine asks the queue only where there is one.
     """
-    if submissions_in_flight(folder) or lingering():
-        raise CampaignError(
-            "jobs of an earlier run are just being submitted or ended on this machine: "
-            "`coread campaign resume` waits for them or cancels them, and goes on"
-        )
+    submitting = submissions_in_flight(folder)  # before the queue, which they may still enter
     if (executor == "slurm" or has_queue()) and (left := campaign_queue(folder)):
         ids = ", ".join(job.job_id for job in left[:10]) + (", ..." if len(left) > 10 else "")
         what = "1 job of an earlier run is" if len(left) == 1 else f"{len(left)} jobs of an earlier run are"
-        raise CampaignError(
-            f"{what} still in the queue ({describe(left)}; ids {ids}): "
-            "`coread campaign resume` waits for them or cancels them, and goes on"
-        )
+        raise CampaignError(f"{what} still in the queue ({describe(left)}; ids {ids}): {_RESUME}")
+    if pids := [*submitting, *(attempt.supervisor.pid for attempt in lingering())]:
+        raise CampaignError(f"processes of an earlier run are just ending on this machine ({_listed(pids)}): {_RESUME}")
 
 
 def names_in_queue(queue: Iterable[QueuedJob], listed: Mapping[str, ListedJob]) -> dict[str, list[str]]:
@@ -244,15 +247,16 @@ def wait_until_gone(
         if cancel and (fresh := [job.job_id for job in left if job.job_id not in cancelled]):
             cancel_jobs(fresh)
             cancelled.update(fresh)
-        state = describe(left) if left else f"out of the queue, processes still ending: {_pids(running)}"
+        pids = [*submitting, *(attempt.supervisor.pid for attempt in running)]
+        state = describe(left) if left else f"out of the queue, processes still ending: {_listed(pids)}"
         if state != told:
             tell(f"waiting for jobs of the earlier run: {state}")
             told = state
         time.sleep(poll_s)
 
 
-def _pids(running: Collection["Running"]) -> str:
-    return ", ".join(str(attempt.supervisor.pid) for attempt in running)
+def _listed(pids: Iterable[int]) -> str:
+    return ", ".join(str(pid) for pid in pids)
 
 
 # ------------------------------------------------------------------------------------------------------------- attempts

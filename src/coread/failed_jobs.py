@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from coread.campaign import last_attempt
+from coread.campaign import last_attempt, listed_jobs
 
 
 def describe_failures(failed: Mapping[str, str | None], waiting: int) -> Iterator[str]:
@@ -12,10 +12,11 @@ def describe_failures(failed: Mapping[str, str | None], waiting: int) -> Iterato
     """
     if not failed:
         return
+    listed = listed_jobs()
     yield f"{len(failed)} job{'s' * (len(failed) > 1)} failed:"
     for name in sorted(failed):
         rule, _, member = name.partition("/")
-        reason, log, number = _last_error(name, failed[name])
+        reason, log, number = _last_error(name, failed[name], listed[name].attempts if name in listed else 0)
         yield f"  {rule} {member}, attempt {number}: {reason}" if number else f"  {rule} {member}: {reason}"
         yield f"    log: {log}"
     if waiting:
@@ -23,13 +24,12 @@ def describe_failures(failed: Mapping[str, str | None], waiting: int) -> Iterato
     yield "What is finished is kept: the same command goes on from here."
 
 
-def _last_error(name: str, message: str | None) -> tuple[str, str, int]:
+def _last_error(name: str, message: str | None, attempts_before: int) -> tuple[str, str, int]:
     attempt = last_attempt(name)
-    if attempt is None:
-        rule, _, _ = name.partition("/")
-        return message or "no attempt began", f"none; SLURM's own are in logs/slurm/rule_{rule}/", 0
+    if attempt is None or (number := int(attempt[0]["attempt"])) <= attempts_before:
+        return message or "no attempt began", "none; SLURM's own are in logs/slurm/", 0
     start, end = attempt
-    number, log = int(start["attempt"]), str(start.get("log", f"logs/{name}.log"))
+    log = str(start.get("log", f"logs/{name}.log"))
     if end is None:
         return f"cut off without a word, as by the crash of its node; {message or 'no more is known'}", log, number
     if end.get("exit") == 0:

@@ -16,7 +16,7 @@ from coread.campaign import CampaignError, Head
 from coread.failure import reported_errors
 from coread.slurm_queue import QueuedJob, cancel_jobs, describe, has_queue
 
-USAGE = """usage: coread campaign status
+USAGE = """coread campaign status
        coread campaign resume (--wait | --cancel) [-- SNAKEMAKE ARGUMENTS]
        coread campaign stop [MEMBER ...]
        coread campaign allow MEMBER ...
@@ -37,7 +37,7 @@ INTERRUPTED_S = 60.0  # Snakemake ends some 20 s after SIGINT
 def main(argv: list[str]) -> None:
     """Run the command; exits with status 1 and one sentence for anything that is wrong."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
+        print(f"usage: {USAGE}")
         return
     commands: dict[str, Callable[[list[str]], None]] = {
         "status": status,
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
         if argv[0] not in commands:
             raise CampaignError(f"coread campaign: unknown command {argv[0]!r}, expected {' | '.join(commands)}")
         if any(word in ("-h", "--help") for word in argv[: argv.index("--") if "--" in argv else None]):
-            print(USAGE)
+            print(f"usage: {USAGE}")
             return
         commands[argv[0]](argv[1:])
 
@@ -63,11 +63,12 @@ def status(argv: list[str]) -> None:
     head, alive = _require_head(), campaign.head_lives()
     print(f"head      {'running' if alive else _how_it_ended(head)}: {head}")
     print(f"          snakemake {' '.join(head.command)}")
-    if has_queue():
-        _print_queue(campaign.campaign_queue(head.folder), head, alive)
+    queue = campaign.campaign_queue(head.folder) if has_queue() else None
+    if queue is not None:
+        _print_queue(queue, head, alive)
     elif head.executor == "slurm":
         print("queue     unknown: squeue is not on this machine's PATH; ask on a host of the cluster")
-    _print_attempts()
+    _print_attempts(queue)
     for job in campaign.stopped_jobs():
         print(f"stopped   {job}")
 
@@ -86,10 +87,10 @@ def _print_queue(queue: Sequence[QueuedJob], head: Head, alive: bool) -> None:
         print(f"  {job.job_id:>9}  {job.state:<11} {job.elapsed:>10}  {where:<12} {', '.join(names[job.job_id])}")
 
 
-def _print_attempts() -> None:
+def _print_attempts(queue: Sequence[QueuedJob] | None) -> None:
     from coread.attempts import read_attempts, summarize_attempts  # here: pandas is needed by this command only
 
-    attempts = read_attempts(campaign.LOGS)
+    attempts = read_attempts(campaign.LOGS, None if queue is None else {job.job_id for job in queue})
     if attempts.empty:
         print("attempts  none yet")
         return
