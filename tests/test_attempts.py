@@ -83,6 +83,14 @@ def test_an_attempt_whose_process_is_gone_was_killed_without_a_word(tmp_path: Pa
     assert np.isnan(row["seconds"])
 
 
+def test_a_signal_before_the_kill_tells_why(tmp_path: Path) -> None:
+    told = {"event": "signal", "attempt": 1, "at": "2026-01-02T03:01:40+00:00", "signal": "SIGTERM", "reason": "time"}
+    logs = write(tmp_path, MEMBER, start(MEMBER, 1, supervisor_pid=2**22 + 1), told)
+    row = read_attempts(logs).iloc[0]
+    assert (row["state"], row["reason"], row["signal"], row["seconds"]) == ("failed", "time", "SIGTERM", 40)
+    assert np.isnan(row["exit"])
+
+
 def test_a_process_that_took_the_number_of_a_dead_one_is_not_mistaken_for_it(tmp_path: Path) -> None:
     logs = write(tmp_path, MEMBER, start(MEMBER, 1, started=BOOT))
     assert read_attempts(logs)["state"].tolist() == ["lost"]

@@ -249,7 +249,8 @@ def test_jobs_are_told_with_what_they_used_and_why_they_failed(results: Path) ->
     told = dict(zip(header, trained, strict=True))
     counts = {"jobs": "1", "attempts": "3", "running": "0", "retries": "2", "failed": "1", "lost": "1"}
     assert {name: told[name] for name in counts} == counts
-    assert (told["waited, median"], told["waited, longest"]) == ("1 min 00 s", "1 min 30 s")
+    assert told["waited, median"] == "1 min 00 s"
+    assert "longest 1 min 30 s" in page.words
     assert (told["ran, median"], told["ran, total"]) == ("2 h 01 min", "2 h 02 min")
     assert told["peak memory (MB)"] == "900"
     assert {"of 1,000", "SIGKILL"} <= set(page.words)
@@ -257,16 +258,8 @@ def test_jobs_are_told_with_what_they_used_and_why_they_failed(results: Path) ->
     assert dict(zip(header, reported, strict=True))["running"] == "1"
     header, lost, failed = page.tables["failures-table"]
     assert dict(zip(header, lost, strict=True))["reason"] == WITHOUT_A_WORD
-    assert failed == [
-        member,
-        "1",
-        "g1",
-        "7",
-        "137",
-        "1 min 05 s",
-        "out of memory? <b>",
-        f"logs/{member}.attempt-1.log",
-    ]
+    assert failed == [member, "1", "g1", "137", "1 min 05 s", "out of memory? <b>"]
+    assert {f"logs/{member}.attempt-1.log", "job 7"} <= set(page.words)
     assert "<pre>epoch 3\na &lt; b</pre>" in text
 
 

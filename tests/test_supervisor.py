@@ -23,8 +23,8 @@ case "$1" in
 esac
 """
 RUNNING = (
-    "JobId=7 JobName=x JobState=RUNNING Reason=None Restarts=1 TimeLimit=1-02:03:00 SubmitTime=2026-01-02T03:04:05 "
-    "StartTime=2026-01-02T03:05:05 PreemptTime={preempt} Partition=gpu TRES=cpu=1,mem=500M,node=1,billing=1 "
+    "JobId=7 JobName=x JobState=RUNNING Reason=None Restarts=1 TimeLimit=1-02:03:00 SubmitTime=2096-01-02T03:04:05 "
+    "StartTime=2096-01-02T03:05:05 PreemptTime={preempt} Partition=gpu TRES=cpu=1,mem=500M,node=1,billing=1 "
     "TresPerJob=gres:gpu:a100:2\n"
 )
 
@@ -349,7 +349,7 @@ def test_the_start_tells_what_the_scheduler_knows(workplace: Workplace) -> None:
     start = workplace.records[0]
     assert start["requested"] == {"mem_mb": 500.0, "runtime_min": 1563.0, "gpus": 2}
     assert (start["job_id"], start["node"], start["restarts"], start["partition"]) == ("7", "g1", 1, "gpu")
-    assert (start["submitted"], start["job_started"]) == ("2026-01-02T03:04:05+00:00", "2026-01-02T03:05:05+00:00")
+    assert (start["submitted"], start["job_started"]) == ("2096-01-02T03:04:05+00:00", "2096-01-02T03:05:05+00:00")
 
 
 @pytest.mark.parametrize("program", ["#!/bin/sh\nexit 1\n", "#!/bin/sh\nexec sleep 60\n"])
@@ -388,7 +388,7 @@ def test_a_preempted_job_is_requeued_and_waits_to_be_killed(workplace: Workplace
     calls = workplace.slurm(RUNNING.format(preempt="None"))
     process = workplace.python(SLEEP)
     script = workplace.wait_until_ready()
-    (workplace.root / "answer").write_text(RUNNING.format(preempt="2026-01-02T04:00:00"))
+    (workplace.root / "answer").write_text(RUNNING.format(preempt="2096-01-02T04:00:00"))
     if told_first == "script":
         os.kill(script, signal.SIGTERM)
     else:
@@ -400,8 +400,21 @@ def test_a_preempted_job_is_requeued_and_waits_to_be_killed(workplace: Workplace
         process.wait(timeout=2)  # an end of its own would be a failure that the workflow sends again beside Slurm
 
 
+def test_a_job_whose_time_is_up_says_so_at_once(workplace: Workplace) -> None:
+    """Slurm kills such a job while its script is still ending, and then no other record is left."""
+    workplace.slurm(RUNNING.format(preempt="None").replace("2096", "2026"))
+    process = workplace.python(f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}")
+    workplace.wait_until_ready()
+    process.terminate()
+    workplace.wait_for(lambda: workplace.records[-1]["event"] == "signal", "the record of the signal")
+    process.kill()
+    process.communicate(timeout=PATIENCE_S)
+    told = workplace.records[-1]
+    assert (told["signal"], told["reason"]) == ("SIGTERM", "ended by SIGTERM: time limit of 1563 min")
+
+
 def test_a_preemption_of_an_earlier_run_of_the_job_requeues_nothing(workplace: Workplace) -> None:
-    calls = workplace.slurm(RUNNING.format(preempt="2026-01-02T03:00:00"))
+    calls = workplace.slurm(RUNNING.format(preempt="2096-01-02T03:00:00"))
     process = workplace.python(SLEEP)
     workplace.wait_until_ready()
     process.terminate()
@@ -410,7 +423,7 @@ def test_a_preemption_of_an_earlier_run_of_the_job_requeues_nothing(workplace: W
 
 
 def test_a_refused_requeue_ends_as_a_failure_that_the_workflow_sends_again(workplace: Workplace) -> None:
-    calls = workplace.slurm(RUNNING.format(preempt="2026-01-02T04:00:00"), requeue=1)
+    calls = workplace.slurm(RUNNING.format(preempt="2096-01-02T04:00:00"), requeue=1)
     process = workplace.python(SLEEP)
     workplace.wait_until_ready()
     process.terminate()

@@ -36,7 +36,8 @@ COLUMNS = ["rule", "member", "job", "attempt", "state", "is_retry", *TIMES, *NUM
 def read_attempts(logs: Path, queued: Collection[str] | None = None) -> pd.DataFrame:
     """Return one row per attempt of every job whose records lie below a folder, in the order in which they began.
 
-    `state` is done, failed, running, or lost: the record of its end is missing, and it runs no more. Whether an attempt
+    `state` is done, failed, running, or lost: the record of its end is missing, no signal was recorded either, and it
+    runs no more. Whether an attempt
     on another machine still runs is told by `queued`, the ids of the scheduler's jobs; without it, such an attempt
     counts as running until the job's next one begins. `is_retry` says that the job's attempt before failed or was lost.
     Times are UTC, durations in seconds; what is unknown is missing. Raises ValueError that names a file of broken
@@ -113,12 +114,13 @@ def _summarize_rule(rule: str, attempts: pd.DataFrame) -> dict[str, Any]:
 def _attempts_of_job(records: list[dict[str, Any]], logs: Path, queued: Collection[str] | None) -> list[dict[str, Any]]:
     starts = {int(record["attempt"]): record for record in records if record["event"] == "start"}
     ends = {int(record["attempt"]): record for record in records if record["event"] == "end"}
+    signals = {int(record["attempt"]): record for record in records if record["event"] == "signal"}
     rows: list[dict[str, Any]] = []
     for number, start in sorted(starts.items()):
         row = _row(number, start, ends.get(number))
         row["is_retry"] = bool(rows) and rows[-1]["state"] in ("failed", "lost")
         if row["state"] == "running" and (number < max(starts) or not _still_runs(start, queued)):
-            row |= {"state": "lost", "reason": WITHOUT_A_WORD, "last_lines": _kept_lines(row["log"], logs)}
+            row |= _cut_off(start, signals.get(number)) | {"last_lines": _kept_lines(start["log"], logs)}
         rows.append(row)
     return rows
 
@@ -130,6 +132,14 @@ def _row(number: int, start: dict[str, Any], end: dict[str, Any] | None) -> dict
         known["state"] = "failed" if end["exit"] else "done"
     row = start | start["requested"] | known | {"rule": rule, "member": member, "attempt": number}
     return {name: row.get(name) for name in COLUMNS} | {"wait_s": _seconds(row["submitted"], row.get("job_started"))}
+
+
+def _cut_off(start: dict[str, Any], told: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what is known of an attempt that was killed before it could record its end: perhaps a signal before."""
+    if told is None:
+        return {"state": "lost", "reason": WITHOUT_A_WORD}
+    known = {"ended": told["at"], "seconds": _seconds(start["started"], told["at"])}
+    return {"state": "failed", "signal": told["signal"], "reason": told["reason"], **known}
 
 
 def _seconds(begin: str | None, end: str | None) -> float | None:

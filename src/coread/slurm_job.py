@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 TIMEOUT_S = 5.0
@@ -22,6 +22,14 @@ class SlurmJob(NamedTuple):
     mem_mb: float | None
     runtime_min: float | None
     gpus: int | None
+
+    @property
+    def is_over_time(self) -> bool:
+        """Whether this run of the job has used up its time limit."""
+        if self.started is None or self.runtime_min is None:
+            return False
+        time_is_up = datetime.now(UTC) >= self.started + timedelta(minutes=self.runtime_min)
+        return time_is_up or self.reason == "TimeLimit"
 
     @property
     def is_being_preempted(self) -> bool:

@@ -8,6 +8,7 @@ gone must not train on beside the attempt that a new Snakemake starts. Imports n
 import contextlib
 import ctypes
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,12 +40,15 @@ class Script:
     """The running command, in a process group of its own so that nothing it started is left behind."""
 
     process: subprocess.Popen[bytes]
-    ended: threading.Event = field(default_factory=threading.Event)
+    news: "queue.SimpleQueue[None]"
     usage: Any = None
 
     @classmethod
-    def start(cls, command: Sequence[str], attempt: Attempt) -> "Script":
-        """Start the command with its output in the attempt's log; raises OSError if there is no such program."""
+    def start(cls, command: Sequence[str], attempt: Attempt, news: "queue.SimpleQueue[None]") -> "Script":
+        """Start the command with its output in the attempt's log; raises OSError if there is no such program.
+
+        Its end is put into `news`.
+        """
         with attempt.log.open("ab") as output:
             process = subprocess.Popen(
                 command,
@@ -55,13 +59,18 @@ class Script:
                 preexec_fn=_die_with_parent(),
                 env={**os.environ, "COREAD_ATTEMPT": str(attempt.number)},
             )
-        script = cls(process)
+        script = cls(process, news)
         threading.Thread(target=script._wait, daemon=True).start()
         return script
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the command itself has ended."""
+        return self.process.returncode is not None
+
     def send(self, number: int) -> None:
         """Send a signal to the command itself."""
-        if not self.ended.is_set():
+        if not self.has_ended:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
 
@@ -74,7 +83,7 @@ class Script:
         # wait4 tells the kernel's own high-water mark of memory, which no sampling can miss
         _, status, self.usage = os.wait4(self.process.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
-        self.ended.set()
+        self.news.put(None)
 
 
 def _die_with_parent() -> Callable[[], None] | None:
@@ -98,7 +107,8 @@ class Signals:
     that send the job again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, news: "queue.SimpleQueue[None]") -> None:
+        self.news = news  # a queue that a signal handler may write to at any moment
         self.received: int | None = None
         self.script: Script | None = None
         for number in (signal.SIGUSR1, signal.SIGUSR2):
@@ -117,6 +127,7 @@ class Signals:
             self.received = number
             if self.script is not None:
                 self.script.send(number)
+            self.news.put(None)
 
 
 def supervise(declared: Path, command: Sequence[str], parent: int) -> int:
@@ -125,60 +136,68 @@ def supervise(declared: Path, command: Sequence[str], parent: int) -> int:
     `parent` is the process that waits for this one; when it is gone, the script is killed. Raises ValueError for a log
     that is not below logs/.
     """
-    signals = Signals()
-    attempt = Attempt.begin(declared)
+    news: queue.SimpleQueue[None] = queue.SimpleQueue()
+    signals, attempt = Signals(news), Attempt.begin(declared)
     if (STOPPED / attempt.job).exists():
         return _refuse(attempt, command)
-    begun, job_id = time.monotonic(), os.environ.get("SLURM_JOB_ID")
+    job_id = os.environ.get("SLURM_JOB_ID")
+    job = describe_job(job_id)
+    begun, started = time.monotonic(), now()
     try:
-        script = Script.start(command, attempt)
+        script = Script.start(command, attempt, news)
     except OSError as error:
         return _refuse(attempt, command, f"{command[0]} cannot be started: {error.strerror}")
     signals.forward_to(script)
-    gpus, started = GpuUsage(), now()
-    job = describe_job(job_id)
     attempt.record("start", **_start_facts(attempt, command, job, job_id), pid=script.process.pid, started=started)
-    end = _watch(script, signals, parent, job_id)
+    gpus = GpuUsage()
+    end = _watch(script, signals, parent, attempt, job)
     script.kill()  # what the script left running
     gpus.stop()
     facts = _end_facts(script, gpus, time.monotonic() - begun)
     if facts["exit"]:
-        facts |= {"reason": _reason(attempt, end, facts, job), "last_lines": last_lines(attempt.log)}
+        at_end = _ask_why(job_id, job) if end.signal == signal.SIGTERM else None
+        facts |= {"reason": _reason(attempt, end, facts, at_end or job), "last_lines": last_lines(attempt.log)}
     attempt.record("end", **facts)
     if facts["exit"]:
         _tell(attempt, facts["reason"])
-        if end.job is not None and end.job.is_being_preempted and requeue_job(job_id or ""):
+        if at_end is not None and at_end.is_being_preempted and requeue_job(job_id or ""):
             # ending now would count as a failure of the job, and the workflow would send it again beside Slurm
             _wait_to_be_killed(parent)
     return int(facts["exit"])
 
 
 class End(NamedTuple):
-    """How a script ended: by which signal from outside, whether its parent was gone, what Slurm said of the job."""
+    """How a script ended: by which signal from outside, and whether the supervisor's parent was gone."""
 
     signal: int | None
     orphaned: bool
-    job: SlurmJob | None
 
 
-def _watch(script: Script, signals: Signals, parent: int, job_id: str | None) -> End:
+def _watch(script: Script, signals: Signals, parent: int, attempt: Attempt, job: SlurmJob | None) -> End:
     """Wait for the end of the script; end it where it does not heed a signal or nobody waits for it any more."""
-    deadline, job, orphaned = float("inf"), None, False
-    while not script.ended.wait(POLL_S):
+    deadline, orphaned = float("inf"), False
+    while not script.has_ended:
+        with contextlib.suppress(queue.Empty):
+            script.news.get(timeout=POLL_S)
+        if signals.received is not None and deadline == float("inf"):
+            deadline = time.monotonic() + GRACE_S
+            # a job whose time is up may be killed before its script has ended, and leave no other word than this
+            name = signal.Signals(signals.received).name
+            attempt.record("signal", at=now(), signal=name, reason=_why_signalled(signals.received, job))
         if not orphaned and os.getppid() != parent:
             orphaned = True
             script.kill()
-        if signals.received is not None and deadline == float("inf"):
-            deadline = time.monotonic() + GRACE_S
-            job = describe_job(job_id) if signals.received == signal.SIGTERM else None
         if time.monotonic() > deadline:
             script.kill()
     # the scheduler signals every process of a job: the script may have ended of it before this process is told
-    if script.process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
-        signals.received = signals.received or signal.SIGTERM
-    if signals.received == signal.SIGTERM and job is None:
-        job = describe_job(job_id)
-    return End(signals.received, orphaned, job)
+    if signals.received is None and script.process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        return End(signal.SIGTERM, orphaned)
+    return End(signals.received, orphaned)
+
+
+def _ask_why(job_id: str | None, job: SlurmJob | None) -> SlurmJob | None:
+    """Ask why a job got SIGTERM, unless its time is up: then the scheduler kills it too soon for a question."""
+    return None if job is not None and job.is_over_time else describe_job(job_id)
 
 
 def _wait_to_be_killed(parent: int) -> None:
@@ -249,10 +268,8 @@ def _reason(attempt: Attempt, end: End, facts: dict[str, Any], job: SlurmJob | N
     """Return why an attempt failed, in one sentence."""
     if end.orphaned:
         return "killed because its Snakemake was gone"
-    if end.signal == signal.SIGTERM:
-        return _why_terminated(end.job)
-    if end.signal == signal.SIGINT:
-        return "ended by SIGINT: interrupted"
+    if end.signal is not None:
+        return _why_signalled(end.signal, job)
     if facts["signal"] == "SIGKILL":
         asked = f" of {job.mem_mb:.0f} MB asked" if job is not None and job.mem_mb is not None else ""
         return f"killed by SIGKILL: out of memory? peak {facts['peak_memory_mb']:.0f} MB{asked}"
@@ -261,11 +278,13 @@ def _reason(attempt: Attempt, end: End, facts: dict[str, Any], job: SlurmJob | N
     return error_sentence(attempt.log) or f"ended with exit status {facts['exit']}"
 
 
-def _why_terminated(job: SlurmJob | None) -> str:
+def _why_signalled(number: int, job: SlurmJob | None) -> str:
+    if number == signal.SIGINT:
+        return "ended by SIGINT: interrupted"
+    if job is not None and job.is_over_time:
+        return f"ended by SIGTERM: time limit of {job.runtime_min:.0f} min"
     if job is not None and job.is_being_preempted:
         return "ended by SIGTERM: pre-empted"
-    if job is not None and job.reason == "TimeLimit" and job.runtime_min is not None:
-        return f"ended by SIGTERM: time limit of {job.runtime_min:.0f} min"
     if job is not None and job.state != "RUNNING":
         return "ended by SIGTERM: scancel or requeue"
     return "ended by SIGTERM: time limit, pre-emption or scancel"

@@ -60,15 +60,9 @@ def _summary_table(summary: pd.DataFrame) -> Table:
     columns: dict[str, list[Cell]] = {"rule": [Cell(str(rule)) for rule in summary["rule"]]}
     for name in ("jobs", "attempts", "running", "retries", "failed", "lost"):
         columns[name] = [Cell(f"{count:,}", float(count)) for count in summary[name]]
-    times = {
-        "waited, median": "wait_median_s",
-        "waited, longest": "wait_max_s",
-        "ran, median": "run_median_s",
-        "ran, longest": "run_max_s",
-        "ran, total": "run_total_s",
-    }
-    for title, name in times.items():
-        columns[title] = [_cell(value, duration(value)) for value in summary[name]]
+    columns["waited, median"] = [_span(row.wait_median_s, row.wait_max_s) for row in rows_of(summary)]
+    columns["ran, median"] = [_span(row.run_median_s, row.run_max_s) for row in rows_of(summary)]
+    columns["ran, total"] = [_cell(value, duration(value)) for value in summary["run_total_s"]]
     columns["peak memory (MB)"] = [_memory(row.peak_memory_mb, row.mem_mb) for row in rows_of(summary)]
     columns["GPU memory (MB)"] = [_cell(value, f"{value:,.0f}") for value in summary["gpu_peak_memory_mb"]]
     columns["GPU in use"] = [_cell(value, f"{100 * value:.0f} %") for value in summary["gpu_utilization"]]
@@ -79,30 +73,29 @@ def _summary_table(summary: pd.DataFrame) -> Table:
         [list(row) for row in zip(*shown.values(), strict=True)],
         "Retries: attempts after one that failed. Lost: attempts that ended without a record, because the node crashed "
         "or everything was killed at once; how long they ran is not known. Waited: from submission (or requeue) to the "
-        "scheduler's start. Ran: median and longest of the attempts that succeeded, total of all that ended. Peak "
-        "memory: the kernel's high-water mark of the largest process of any attempt; below it what that attempt's job "
-        "had asked for, which jobs that share a submission share. GPU memory: highest sum over an attempt's GPUs; in "
-        "use: mean share of time in which a kernel ran. Jobs that only write a config file are not listed.",
+        "scheduler's start; ran: of the attempts that succeeded; below the median the longest. Ran, total: of all "
+        "attempts whose end was recorded. Peak memory: the kernel's high-water mark of the largest process of any "
+        "attempt; below it what that attempt's job had asked for, which jobs that share a submission share. GPU memory: "
+        "highest sum over an attempt's GPUs; in use: mean share of time in which a kernel ran. Jobs that only write a "
+        "config file are not listed.",
     )
 
 
 def _failure_table(failed: pd.DataFrame) -> Table:
     rows = [
         [
-            Cell(str(row.job)),
+            Cell(str(row.job), None, str(row.log)),
             Cell(str(row.attempt), float(row.attempt)),
-            Cell(_text(row.node) or _text(row.host)),
-            Cell(_text(row.job_id)),
+            Cell(_text(row.node) or _text(row.host), None, f"job {row.job_id}" if _text(row.job_id) else ""),
             _cell(row.exit, f"{row.exit:.0f}", _text(row.signal)),
             _cell(row.seconds, duration(row.seconds)),
             Cell(_text(row.reason)),
-            Cell(str(row.log)),
         ]
         for row in rows_of(failed)
     ]
     return Table(
-        ["job", "attempt", "node", "job id", "exit", "ran", "reason", "log"],
-        [False, True, False, False, True, True, False, False],
+        ["job and its log", "attempt", "node", "exit", "ran", "reason"],
+        [False, True, False, True, True, False],
         rows,
         "Newest first. An attempt that a later one made good is listed as well. Exit: 128 + signal where a signal "
         f"ended it. Below, the last lines of the logs of the newest {MAX_FOLDED} at most.",
@@ -122,6 +115,10 @@ def duration(seconds: float) -> str:
 
 def _cell(value: float, text: str, detail: str = "") -> Cell:
     return Cell(text, float(value), detail) if np.isfinite(value) else Cell("", float("-inf"), detail)
+
+
+def _span(median: float, longest: float) -> Cell:
+    return _cell(median, duration(median), f"longest {duration(longest)}" if longest > median else "")
 
 
 def _memory(peak: float, asked: float) -> Cell:
