@@ -64,8 +64,10 @@ def _summary_table(summary: pd.DataFrame) -> Table:
     columns["ran, median"] = [_span(row.run_median_s, row.run_max_s) for row in rows_of(summary)]
     columns["ran, total"] = [_cell(value, duration(value)) for value in summary["run_total_s"]]
     columns["peak memory (MB)"] = [_memory(row.peak_memory_mb, row.mem_mb) for row in rows_of(summary)]
-    columns["GPU memory (MB)"] = [_cell(value, f"{value:,.0f}") for value in summary["gpu_peak_memory_mb"]]
-    columns["GPU in use"] = [_cell(value, f"{100 * value:.0f} %") for value in summary["gpu_utilization"]]
+    columns["GPU memory (MB)"] = [
+        _cell(row.gpu_peak_memory_mb, f"{row.gpu_peak_memory_mb:,.0f}", f"{100 * row.gpu_utilization:.0f} % in use")
+        for row in rows_of(summary)
+    ]
     shown = {title: cells for title, cells in columns.items() if any(cell.text for cell in cells)}
     return Table(
         list(shown),
@@ -76,8 +78,8 @@ def _summary_table(summary: pd.DataFrame) -> Table:
         "scheduler's start; ran: of the attempts that succeeded; below the median the longest. Ran, total: of all "
         "attempts whose end was recorded. Peak memory: the kernel's high-water mark of the largest process of any "
         "attempt; below it what that attempt's job had asked for, which jobs that share a submission share. GPU "
-        "memory: highest sum over an attempt's GPUs; in use: mean share of time in which a kernel ran. Jobs that only write a "
-        "config file are not listed.",
+        "memory: highest sum over an attempt's GPUs; in use: mean share of time in which a kernel ran. Jobs that only "
+        "write a config file are not listed.",
     )
 
 
@@ -87,7 +89,7 @@ def _failure_table(failed: pd.DataFrame) -> Table:
             Cell(str(row.job), None, str(row.log)),
             Cell(str(row.attempt), float(row.attempt)),
             Cell(_text(row.node) or _text(row.host), None, f"job {row.job_id}" if _text(row.job_id) else ""),
-            _cell(row.exit, f"{row.exit:.0f}", _text(row.signal)),
+            _cell(row.exit, f"{row.exit:.0f}", _text(row.signal)) if np.isfinite(row.exit) else Cell(_text(row.signal)),
             _cell(row.seconds, duration(row.seconds)),
             Cell(_text(row.reason)),
         ]
@@ -114,7 +116,7 @@ def duration(seconds: float) -> str:
 
 
 def _cell(value: float, text: str, detail: str = "") -> Cell:
-    return Cell(text, float(value), detail) if np.isfinite(value) else Cell("", float("-inf"), detail)
+    return Cell(text, float(value), detail) if np.isfinite(value) else Cell("", float("-inf"))
 
 
 def _span(median: float, longest: float) -> Cell:
