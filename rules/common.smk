@@ -30,14 +30,18 @@ try:
 except (ValueError, OSError) as error:
     raise WorkflowError(str(error)) from None
 
-# `python` is the one that runs Snakemake; in a container, where that folder is absent, the container's.
+# `python` is the one that runs Snakemake; in a container, which may see that folder too, the image's. The code is this
+# checkout's in both.
 # Where data lie reaches the scripts through the environment, which Snakemake does not track: it changes no number.
 # `attempt LOG command ...` becomes the supervisor of one attempt: it keeps the attempt's log and record, and ends the
 # command with this Snakemake (coread/supervisor.py); -P: a folder of the working directory must not shadow a module.
 shell.prefix(
     'attempt() {{ local log=$1; shift; exec python -P -m coread.supervisor --parent $PPID "$log" -- "$@"; }}; '
-    "set -euo pipefail; export MPLBACKEND=Agg PATH={path}:$PATH COREAD_DATA_DIRS={data_dirs}; ".format(
+    'test -n "${{APPTAINER_CONTAINER:-}}${{SINGULARITY_CONTAINER:-}}" || PATH={path}:$PATH; '
+    "set -euo pipefail; export MPLBACKEND=Agg PATH PYTHONPATH={package}${{PYTHONPATH:+:$PYTHONPATH}} "
+    "COREAD_DATA_DIRS={data_dirs}; ".format(
         path=shlex.quote(os.path.dirname(sys.executable)),
+        package=shlex.quote(str(PACKAGE.parent)),
         data_dirs=shlex.quote(json.dumps(dict(config["data_dirs"]))),
     )
     .replace("{", "{{")
