@@ -107,6 +107,7 @@ def test_an_attempt_is_over_once_the_next_one_begins(tmp_path: Path) -> None:
     attempts = read_attempts(logs, {"7"})
     assert attempts["state"].tolist() == ["lost", "running"]
     assert attempts["is_retry"].tolist() == [False, True]
+    assert attempts["reason"].iloc[0] == f"{WITHOUT_A_WORD}; Slurm started the job again"
 
 
 def test_a_broken_record_is_named(tmp_path: Path) -> None:

@@ -366,7 +366,7 @@ def test_a_node_that_may_not_ask_the_scheduler_leaves_its_facts_open(workplace: 
     [
         ({"JobState=RUNNING": "JobState=COMPLETING", "Reason=None": "Reason=TimeLimit"}, "time limit of 1563 min"),
         ({"JobState=RUNNING": "JobState=COMPLETING"}, "scancel or requeue"),
-        ({}, "time limit, pre-emption or scancel"),
+        ({}, "time limit, pre-emption, requeue or scancel"),
     ],
 )
 def test_the_scheduler_tells_why_a_job_was_ended(workplace: Workplace, said: dict[str, str], reason: str) -> None:

@@ -121,6 +121,8 @@ def _attempts_of_job(records: list[dict[str, Any]], logs: Path, queued: Collecti
         row["is_retry"] = bool(rows) and rows[-1]["state"] in ("failed", "lost")
         if row["state"] == "running" and (number < max(starts) or not _still_runs(start, queued)):
             row |= _cut_off(start, signals.get(number)) | {"last_lines": _kept_lines(start["log"], logs)}
+            if start["job_id"] is not None and starts.get(number + 1, {}).get("job_id") == start["job_id"]:
+                row["reason"] += "; Slurm started the job again"
         rows.append(row)
     return rows
 

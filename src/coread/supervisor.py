@@ -287,7 +287,7 @@ def _why_signalled(number: int, job: SlurmJob | None) -> str:
         return "ended by SIGTERM: pre-empted"
     if job is not None and job.state != "RUNNING":
         return "ended by SIGTERM: scancel or requeue"
-    return "ended by SIGTERM: time limit, pre-emption or scancel"
+    return "ended by SIGTERM: time limit, pre-emption, requeue or scancel"
 
 
 def _tell(attempt: Attempt, reason: str) -> None:
