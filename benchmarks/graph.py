@@ -39,6 +39,7 @@ class Plan(NamedTuple):
     members: int
     jobs: dict[str, int]  # those to run, by rule
     seconds: float
+    cpu_s: float  # what a busy machine does not change much
     peak_mb: float
 
 
@@ -77,7 +78,7 @@ def plan(folder: Path, state: str, members: int, targets: Sequence[str] = ("all"
     table = text.rpartition("Job stats:")[2]
     jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE) if rule != "total"}
     unit = 1 if sys.platform == "darwin" else 1024
-    return Plan(state, members, jobs, seconds, usage.ru_maxrss * unit / 1e6), text
+    return Plan(state, members, jobs, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 1e6), text
 
 
 def finish(folder: Path, targets: Sequence[str] = ("all",)) -> None:
@@ -141,18 +142,18 @@ def time_submissions(folder: Path, count: int) -> float:
 
 
 def plans_table(plans: Sequence[Plan]) -> str:
-    """Return the dry runs; the exponent e of a row says that its time grew as members^e from the row above it."""
+    """Return the dry runs; the exponent e of a row says that CPU time grew as members^e from the row above it."""
     lines = [
-        "| `snakemake -n` | members | jobs to run | seconds | ms per member | peak MB | growth exponent |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| `snakemake -n` | members | jobs to run | seconds | CPU s | CPU ms per member | peak MB | growth exponent |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for before, case in zip([None, *plans], plans, strict=False):
         jobs, exponent = sum(case.jobs.values()), ""
         if before is not None and before.state == case.state:
-            exponent = f"{math.log(case.seconds / before.seconds) / math.log(case.members / before.members):.2f}"
+            exponent = f"{math.log(case.cpu_s / before.cpu_s) / math.log(case.members / before.members):.2f}"
         lines.append(
-            f"| {case.state} | {case.members} | {jobs} | {case.seconds:.1f} | {1000 * case.seconds / case.members:.1f} "
-            f"| {case.peak_mb:.0f} | {exponent} |"
+            f"| {case.state} | {case.members} | {jobs} | {case.seconds:.1f} | {case.cpu_s:.1f} "
+            f"| {1000 * case.cpu_s / case.members:.1f} | {case.peak_mb:.0f} | {exponent} |"
         )
     return "\n".join(lines)
 
