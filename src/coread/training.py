@@ -333,7 +333,7 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _silence_lightning() -> None:
-    """Hide warnings about choices made on purpose here."""
+    """Hide warnings about choices made on purpose here, and advertisements."""
     for message in (
         "does not have many workers",
         "IterableDataset",
@@ -343,3 +343,9 @@ def _silence_lightning() -> None:
         "`broadcast_buffers` is deprecated",  # its successor came with torch 2.13
     ):
         warnings.filterwarnings("ignore", f".*{message}")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_tip)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    """Whether a message is about this training and not about another product."""
+    return not record.getMessage().startswith("\N{ELECTRIC LIGHT BULB} Tip")
