@@ -14,6 +14,7 @@ container: "deploy/coread.sif"
 
 include: "rules/common.smk"
 include: "rules/campaign.smk"
+include: "rules/polling.smk"
 
 
 wildcard_constraints:
