@@ -359,7 +359,7 @@ def resolve_jobs(asked: Sequence[str], known: Collection[str]) -> list[str]:
         if not candidates:
             spoken = [*known, *(name.removeprefix(MEMBERS) for name in known)]
             similar = difflib.get_close_matches(word, spoken, n=1, cutoff=0.5)
-            hint = f"did you mean {similar[0]!r}?" if similar else f"it knows {len(known)}, for example {min(spoken)!r}"
+            hint = f"did you mean {similar[0]!r}?" if similar else f"known: {', '.join(sorted(known)[:3]) or 'none'}"
             raise CampaignError(f"the campaign has no member or job {word!r} ({hint})")
         names.append(candidates[0])
     return names
