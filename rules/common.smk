@@ -165,15 +165,24 @@ def collect_configs(wildcards):
 
 
 def report_files(wildcards):
-    """Recordings and members of every experiment, as one JSON text."""
+    """Recordings and members of every experiment, as one JSON text.
+
+    A command line holds 128 KiB: recordings are told once per dataset, and of a member only its folder.
+    """
+    datasets = {experiment: CATALOGUE.dataset(experiment) for experiment in CATALOGUE.experiments}
     return json.dumps(
         {
-            experiment: {
-                "recordings": _dataset_files(CATALOGUE.dataset(experiment), "h5"),
-                "members": _member_files(experiment, "model.ckpt"),
-            }
-            for experiment in CATALOGUE.experiments
-        }
+            "recordings": {dataset: _dataset_files(dataset, "h5") for dataset in datasets.values()},
+            "model": "results/{experiment}/{member}/model.ckpt",
+            "experiments": {
+                experiment: {
+                    "dataset": dataset,
+                    "members": [f"fold{fold}/seed{seed}" for fold, seed in CATALOGUE.members(experiment)],
+                }
+                for experiment, dataset in datasets.items()
+            },
+        },
+        separators=(",", ":"),
     )
 
 

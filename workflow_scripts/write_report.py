@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from coread.attempts import read_attempts
 from coread.failure import reported_errors
@@ -13,16 +14,29 @@ from coread.slurm_queue import QueueError, has_queue, queued_jobs
 def main() -> None:
     """Write report.html."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=json.loads, required=True, help="JSON: experiment to recordings and members")
+    parser.add_argument(
+        "--files",
+        type=json.loads,
+        required=True,
+        help="JSON: recordings of every dataset, path of a model, dataset and members of every experiment",
+    )
     parser.add_argument("--logs", type=Path, required=True, help="folder of the records of attempts")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
-    def paths(kind: str) -> dict[str, list[Path]]:
-        return {experiment: [Path(path) for path in files[kind]] for experiment, files in arguments.files.items()}
-
+    recordings, models = _paths(arguments.files)
     output, attempts = arguments.output, read_attempts(arguments.logs, _queued())
-    write_report(output, list(arguments.files), output.parent, paths("recordings"), paths("members"), attempts)
+    write_report(output, list(models), output.parent, recordings, models, attempts)
+
+
+def _paths(files: dict[str, Any]) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Return the recordings and the models of every experiment."""
+    recordings = {dataset: [Path(path) for path in paths] for dataset, paths in files["recordings"].items()}
+    experiments = files["experiments"].items()
+    return {name: recordings[experiment["dataset"]] for name, experiment in experiments}, {
+        name: [Path(files["model"].format(experiment=name, member=member)) for member in experiment["members"]]
+        for name, experiment in experiments
+    }
 
 
 def _queued() -> set[str] | None:

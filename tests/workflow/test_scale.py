@@ -7,13 +7,14 @@ from benchmarks.graph import fabricate, finish, plan
 
 N_EXPERIMENTS, N_FOLDS, N_SEEDS = 25, 8, 5
 N_STAGES = 3  # train, evaluate, insilico
+COMMAND_LIMIT = 128 * 1024  # bytes of one argument on Linux, and `bash -c` gets a job's command as one
 
 
 @pytest.mark.slow
 def test_a_thousand_members_are_planned_each_once(tmp_path: Path) -> None:
     fabricate(tmp_path / "campaign", N_EXPERIMENTS, N_FOLDS, N_SEEDS)
-    jobs = plan(tmp_path / "campaign", "from nothing", N_EXPERIMENTS * N_FOLDS * N_SEEDS)[0].jobs
-    assert jobs == {
+    planned, text = plan(tmp_path / "campaign", "from nothing", N_EXPERIMENTS * N_FOLDS * N_SEEDS, ["all", "-p"])
+    assert planned.jobs == {
         "write_config": N_STAGES * N_EXPERIMENTS,
         "write_data_config": 1,
         "build_stimuli": 1,
@@ -27,6 +28,9 @@ def test_a_thousand_members_are_planned_each_once(tmp_path: Path) -> None:
         "write_report": 1,
         "all": 1,
     }
+    commands = [line for line in text.splitlines() if "python workflow_scripts/" in line]
+    assert len(commands) > 2 * N_EXPERIMENTS * N_FOLDS * N_SEEDS
+    assert max(map(len, commands)) * 4 < COMMAND_LIMIT, "four times as many members do not fit a command line"
 
 
 @pytest.mark.slow
