@@ -3,12 +3,13 @@
 import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -85,10 +86,14 @@ class SlurmCampaign(Campaign):
         return copied
 
     def enter_site(self, resources: Mapping[str, Mapping[str, Any]]) -> None:
-        """Enter a site's values in the profile: its GPU block uncommented, then `resources` of single rules."""
+        """Enter a site's values in the profile: its GPU block uncommented, then `resources` of single rules.
+
+        A resource that is None is taken out.
+        """
         settings = with_gpus(self.root / "profiles/slurm/config.v9+.yaml")
         for rule, values in resources.items():
-            settings["set-resources"].setdefault(rule, {}).update(values)
+            chosen = settings["set-resources"].get(rule, {}) | values
+            settings["set-resources"][rule] = {name: value for name, value in chosen.items() if value is not None}
         folder = self._user_folder / "snakemake" / "slurm"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.v9+.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -111,13 +116,10 @@ class SlurmCampaign(Campaign):
 
     def launch(self, *arguments: str) -> Head:
         """Start `snakemake --profile slurm ...` in the background."""
-        snakemake = Path(sys.executable).with_name("snakemake")
         output = self.root.parent / f"{self.root.name}-head{len(self.heads)}.out"
-        command = [str(snakemake), "--profile", "slurm", *arguments, *NO_ACCOUNTING, *QUICK]
-        command += ["--set-threads", "train_member=1"]
         with output.open("wb") as file:
             process = subprocess.Popen(
-                [*self.cluster.prefix, *command],
+                [*self.cluster.prefix, *_command(arguments)],
                 cwd=self.root,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -127,6 +129,13 @@ class SlurmCampaign(Campaign):
             )
         self.heads.append(Head(process, output))
         return self.heads[-1]
+
+    def submit_head(self, *arguments: str) -> str:
+        """Submit `snakemake --profile slurm ...` as a job, which prints to head.out, and return the job's id."""
+        submit = ("sbatch", "--parsable", "-p", "cpu", "-t", "60", "--mem", "1000", "-o", "head.out")
+        command = [*self.cluster.prefix, *submit, "--wrap", shlex.join(_command(arguments))]
+        done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
     def finish(self, *arguments: str, seconds: float = 900) -> Head:
         """Run `snakemake --profile slurm ...` to its end, which must be a success."""
@@ -243,6 +252,11 @@ class SlurmCampaign(Campaign):
             for path in (model, reference)
         )
         assert curve == expected_curve
+
+
+def _command(arguments: Sequence[str]) -> list[str]:
+    snakemake = Path(sys.executable).with_name("snakemake")
+    return [str(snakemake), "--profile", "slurm", *arguments, *NO_ACCOUNTING, *QUICK, "--set-threads", "train_member=1"]
 
 
 def seconds_of(moment: str) -> float:

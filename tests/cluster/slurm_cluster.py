@@ -338,11 +338,13 @@ def install_packages() -> None:
 
 
 def _communication(host: str) -> str:
-    """Bind to the loopback where this machine's name is on it; elsewhere SLURM has to listen on every address."""
+    """Bind to the loopback where this machine's name is there; elsewhere SLURM has to listen on every address."""
     try:
-        local = socket.gethostbyname(host).startswith("127.")
+        # as SLURM asks: with 127.0.0.1 as the only address of a machine, no name is found
+        found = socket.getaddrinfo(host, None, socket.AF_INET, flags=socket.AI_ADDRCONFIG)
     except OSError:
-        raise ClusterUnavailableError(f"the name of this machine, {host!r}, does not resolve") from None
+        raise ClusterUnavailableError(f"SLURM finds no address of this machine, {host!r}") from None
+    local = all(str(address[4][0]).startswith("127.") for address in found)
     return "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny" if local else ""
 
 

@@ -12,11 +12,14 @@ from tests.cluster.slurm_cluster import ClusterUnavailableError, SlurmCluster
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
 
-# a network namespace whose one interface is its loopback, for as long as this process lives
+# A network namespace whose one interface is its loopback, for as long as this process lives. The loopback has a second
+# address, because the C library resolves no name, not even this machine's own, where 127.0.0.1 is the only one.
 HOLDER = """
 import fcntl, os, socket, struct
 with socket.socket() as control:
     fcntl.ioctl(control, 0x8914, struct.pack("16sH14s", b"lo", 1, b""))  # SIOCSIFFLAGS, IFF_UP
+    address = struct.pack("16sHH4s8s", b"lo:1", socket.AF_INET, 0, socket.inet_aton("10.255.255.1"), b"")
+    fcntl.ioctl(control, 0x8916, address)  # SIOCSIFADDR
 print("ready", flush=True)
 os.read(0, 1)
 """
