@@ -1,11 +1,13 @@
 """Several processes that train one member do what one process does that accumulates their gradients."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +133,11 @@ def test_a_job_that_cannot_hold_the_ranks_is_named(job: dict[str, str], message:
 # ------------------------------------------------------------------------------------------------------- real processes
 
 
-def run_ranks(folder: Path, *scenarios: str) -> "subprocess.CompletedProcess[str]":
+def run_ranks(folder: Path, *scenarios: str, by_launcher: bool = False) -> "subprocess.CompletedProcess[str]":
+    """Start the ranks as a user does, or by torch's launcher right away, which saves a few seconds."""
     command = [sys.executable, "-m", "tests.rank_program", str(folder), *scenarios]
+    if by_launcher:
+        command = torchrun_command(2, command)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     environment |= {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
@@ -169,7 +174,7 @@ def assert_close(one: dict[str, torch.Tensor | None], other: dict[str, torch.Ten
         if value is None or found is None:
             assert value is found, f"{name} has a gradient in one of them only"
         else:
-            torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-9, msg=name + ": {}".format)
+            torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-9, msg=partial("{}: {}".format, name))
 
 
 def test_gradients_are_those_of_an_accumulating_process(folder: Path, accumulated: dict[str, Any]) -> None:
@@ -261,13 +266,32 @@ def test_a_resumed_training_has_the_same_bits(folder: Path) -> None:
         assert_same(load(folder, "whole", rank), load(folder, "resumed", rank))
 
 
-@pytest.mark.slow
+RANK = """
+import sys
+from coread.distributed import Ranks, _settle
+
+rank = int(sys.argv[1])
+_settle(Ranks(rank, 2, rank, 2, "srun"))
+held = bytes(1) * (60 * 2**20)
+"""
+
+
+def test_an_attempt_tells_what_all_ranks_used(tmp_path: Path) -> None:
+    program = "".join(f"{sys.executable} -c '{RANK}' {rank} & " for rank in (0, 1)) + "wait"
+    command = [sys.executable, "-m", "coread.supervisor", "logs/train_member/x.log", "--", "bash", "-c", program]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    *_, end = map(json.loads, (tmp_path / "logs/train_member/x.attempts.jsonl").read_text().splitlines())
+    assert end["peak_memory_mb"] > 2 * 60
+    assert not list(tmp_path.rglob("*.usage"))
+
+
+@pytest.mark.acceptance
 def test_a_dead_rank_ends_the_others_and_the_next_attempt_resumes(folder: Path) -> None:
-    done = run_ranks(folder, "killed")
+    done = run_ranks(folder, "killed", by_launcher=True)
     assert done.returncode != 0
     assert (folder / "died").exists()
     assert not list(folder.glob("killed.rank*")), "a rank went on without the other"
-    done = run_ranks(folder, "killed")
+    done = run_ranks(folder, "killed", by_launcher=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert sorted(load(folder, "killed")["drawn"]) == [2, 3], "the second attempt did not resume"
     assert_same(load(folder, "whole"), load(folder, "killed"))

@@ -5,9 +5,13 @@ replaces the process that asked for the ranks, so that whoever supervises that p
 signal, its end or its exit status are those of the whole training.
 """
 
+import atexit
+import contextlib
+import json
 import logging
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -17,9 +21,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NoReturn
 
 PARENT_POLL_S = 1.0
+USAGE_POLLS = 10
+USAGE = "COREAD_USAGE"  # folder in which ranks tell the supervisor what they use: it is no parent of theirs
 SCONTROL_TIMEOUT_S = 30.0
 
 
@@ -87,16 +94,36 @@ def _settle(ranks: Ranks) -> None:
     # the warning signals of a scheduler reach every process of a step; their default is to kill it
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(os.getppid(), ranks.rank), daemon=True).start()
+    atexit.register(_tell_usage, ranks.rank)
     if not ranks.is_first:
         logging.getLogger("coread").setLevel(logging.WARNING)
 
 
-def _end_with(parent: int) -> None:
+def _end_with(parent: int, rank: int) -> None:
     """Kill this process when its parent is gone: a rank left behind must not train beside the next attempt."""
+    polls = 0
     while os.getppid() == parent:
+        if polls % USAGE_POLLS == 0:
+            _tell_usage(rank)
+        polls += 1
         time.sleep(PARENT_POLL_S)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _tell_usage(rank: int) -> None:
+    """Write what this rank has used so far where the supervisor asked for it."""
+    if USAGE not in os.environ:
+        return
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes there and kilobytes elsewhere
+    facts = {"peak_memory_mb": used.ru_maxrss / unit, "cpu_s": used.ru_utime + used.ru_stime}
+    with contextlib.suppress(OSError):  # a full disk is no reason to end a training
+        folder = Path(os.environ[USAGE])
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".rank{rank}.{threading.get_ident()}.tmp"
+        temporary.write_text(json.dumps(facts), encoding="utf-8")
+        temporary.replace(folder / f"rank{rank}.json")
 
 
 # ------------------------------------------------------------------------------------------------------------ launching

@@ -7,8 +7,10 @@ gone must not train on beside the attempt that a new Snakemake starts. Imports n
 
 import contextlib
 import ctypes
+import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -57,7 +59,7 @@ class Script:
                 stderr=subprocess.STDOUT,
                 process_group=0,
                 preexec_fn=_die_with_parent(),
-                env={**os.environ, "COREAD_ATTEMPT": str(attempt.number)},
+                env={**os.environ, "COREAD_ATTEMPT": str(attempt.number), "COREAD_USAGE": str(_usage_folder(attempt))},
             )
         script = cls(process, news)
         threading.Thread(target=script._wait, daemon=True).start()
@@ -153,7 +155,7 @@ def supervise(declared: Path, command: Sequence[str], parent: int) -> int:
     end = _watch(script, signals, parent, attempt, job)
     script.kill()  # what the script left running
     gpus.stop()
-    facts = _end_facts(script, gpus, time.monotonic() - begun)
+    facts = _end_facts(script, gpus, time.monotonic() - begun) | _used_by_ranks(_usage_folder(attempt))
     if facts["exit"]:
         at_end = _ask_why(job_id, job) if end.signal == signal.SIGTERM else None
         facts |= {"reason": _reason(attempt, end, facts, at_end or job), "last_lines": last_lines(attempt.log)}
@@ -262,6 +264,24 @@ def _end_facts(script: Script, gpus: GpuUsage, seconds: float) -> dict[str, Any]
         "gpu_utilization": gpus.utilization,
         "last_lines": [],
     }
+
+
+def _usage_folder(attempt: Attempt) -> Path:
+    return attempt.log.with_suffix(".usage").absolute()
+
+
+def _used_by_ranks(folder: Path) -> dict[str, float]:
+    """Return what the processes of a distributed training said they used, summed up; nothing without any.
+
+    Slurm starts them, so they are not in what the kernel says of the script.
+    """
+    used: dict[str, float] = {}
+    for path in folder.glob("rank*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            for name, value in json.loads(path.read_text(encoding="utf-8")).items():
+                used[name] = round(used.get(name, 0.0) + value, 3)
+    shutil.rmtree(folder, ignore_errors=True)
+    return used
 
 
 def _reason(attempt: Attempt, end: End, facts: dict[str, Any], job: SlurmJob | None) -> str:

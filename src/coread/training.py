@@ -341,6 +341,7 @@ def _silence_lightning() -> None:
         "The `srun` command is available",
         "It is recommended to use `self.log.*sync_dist=True",
         "`broadcast_buffers` is deprecated",  # its successor came with torch 2.13
+        "Grad strides do not match bucket view strides",
     ):
         warnings.filterwarnings("ignore", f".*{message}")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_tip)
