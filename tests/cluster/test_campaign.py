@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -94,4 +95,14 @@ def test_a_struck_campaign_ends_with_what_an_unharmed_one_has(struck: SlurmCampa
                 assert attempt["partition"] == "cpu", job
     # 12 members and 2 of them again; stimuli, recording, one group of predictions and one score for each of two
     # experiments, one analysis
-    assert len(struck.submissions()) == len(MEMBERS) + 2 + 1 + 1 + 2 + 2 + 1
+    submissions = struck.submissions()
+    assert len(submissions) == len(MEMBERS) + 2 + 1 + 1 + 2 + 2 + 1
+
+    # the six predictions of an experiment took turns on the memory of one and the time of all
+    for name in ("tiny", "tiny_ln"):
+        predicted = [made[0] for job, made in attempts.items() if job.startswith(f"predict_member/{name}/")]
+        (job_id,) = {attempt["job_id"] for attempt in predicted}
+        asked = [submissions[job_id][field] for field in ("NumCPUs", "MinMemoryNode", "TresPerJob", "TimeLimit")]
+        assert asked == ["1", "4000M", "gres:gpu:1", "01:00:00"]
+        turns = sorted((attempt["started"], attempt["ended"]) for attempt in predicted)
+        assert all(earlier[1] <= later[0] for earlier, later in pairwise(turns))
