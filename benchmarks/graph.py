@@ -183,8 +183,8 @@ def main() -> None:
                     finish(folder)
                 plans.append(plan(folder, state, size)[0])
                 shutil.rmtree(folder)
-        print(plans_table(plans), flush=True)
-        print()
+        if plans:
+            print(f"{plans_table(plans)}\n", flush=True)
         if (name := cluster()) is None:
             print("time per submitted job: left out, no SLURM cluster answers (sbatch and scontrol)")
             return
