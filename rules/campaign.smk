@@ -15,7 +15,7 @@ from snakemake.persistence.file import FilePersistence
 from snakemake.settings.enums import PersistenceBackend
 from snakemake.settings.types import DAGSettings
 
-from coread import campaign
+from coread import campaign, orphans
 from coread.attempt_log import now
 from coread.failed_jobs import describe_failures
 
@@ -66,7 +66,7 @@ def start_head():
     executor, plugin = workflow.scheduler._executor, workflow.executor_plugin.name
     try:
         HEAD["lock"] = campaign.hold_lock()
-        campaign.refuse_orphans(workflow.workdir_init, plugin)
+        orphans.refuse_orphans(workflow.workdir_init, plugin)
         if settle_dead_head() - HEAD["finished"]:
             raise campaign.CampaignError("jobs of an earlier run ended while this one was starting: start it again")
         if workflow.touch:
@@ -160,7 +160,7 @@ def end_head():
     for line in describe_failures(failed, waiting=len(flat(scheduler.remaining_jobs))):
         logger.error(line)
     if interrupted and workflow.executor_plugin.name == "slurm":
-        campaign.cancel_run(scheduler._executor.run_uuid)
+        orphans.cancel_run(scheduler._executor.run_uuid)
 
 
 if workflow.is_main_process and workflow.workflow_settings.persistence_backend == PersistenceBackend.FILE:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coread import campaign
+from coread import campaign, orphans
 from coread.attempt_log import now
 from coread.campaign import CampaignError, Head, ListedJob
 from coread.failed_jobs import describe_failures
@@ -76,14 +76,14 @@ def test_the_queue_is_read_with_whatever_comments_hold(slurm: FakeSlurm, folder:
 def test_a_queue_that_does_not_answer_is_never_empty(slurm: FakeSlurm, folder: Path) -> None:
     slurm.fail("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
     with pytest.raises(QueueError, match="squeue exited with 1: slurm_load_jobs error: Unable to contact"):
-        campaign.refuse_orphans(folder, "local")
+        orphans.refuse_orphans(folder, "local")
 
 
 def test_without_slurm_only_a_campaign_on_slurm_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    campaign.refuse_orphans(folder, "local")
+    orphans.refuse_orphans(folder, "local")
     with pytest.raises(QueueError, match="squeue is not on this machine's PATH"):
-        campaign.refuse_orphans(folder, "slurm")
+        orphans.refuse_orphans(folder, "slurm")
 
 
 def test_an_unreadable_line_is_an_error(slurm: FakeSlurm, folder: Path) -> None:
@@ -102,15 +102,15 @@ def test_a_campaign_has_its_own_jobs_only(slurm: FakeSlurm, folder: Path, tmp_pa
     slurm.enqueue("5", folder, run_id="other-uuid")  # known by the plugin's comment
     (tmp_path / "link").symlink_to(folder)
     slurm.enqueue("6", tmp_path / "link")
-    assert [job.job_id for job in campaign.campaign_queue(folder)] == ["1", "4", "5", "6"]
+    assert [job.job_id for job in orphans.campaign_queue(folder)] == ["1", "4", "5", "6"]
 
 
 def test_orphans_keep_a_new_head_from_starting(slurm: FakeSlurm, folder: Path) -> None:
-    campaign.refuse_orphans(folder, "slurm")
+    orphans.refuse_orphans(folder, "slurm")
     for job_id in range(12):
         slurm.enqueue(str(job_id), folder, state="RUNNING" if job_id < 2 else "PENDING")
     with pytest.raises(CampaignError) as refused:
-        campaign.refuse_orphans(folder, "slurm")
+        orphans.refuse_orphans(folder, "slurm")
     assert "12 jobs of an earlier run are still in the queue (2 RUNNING, 10 PENDING; ids 0, 1, 2," in str(refused.value)
     assert "`coread campaign resume`" in str(refused.value)
 
@@ -124,7 +124,7 @@ def test_a_submission_that_outlives_its_head_counts(slurm: FakeSlurm, folder: Pa
             time.sleep(0.01)
         assert submissions_in_flight(tmp_path) == []
         with pytest.raises(CampaignError, match=f"just ending on this machine .*{process.pid}"):
-            campaign.refuse_orphans(folder, "slurm")
+            orphans.refuse_orphans(folder, "slurm")
         process.kill()
 
 
@@ -139,14 +139,14 @@ def test_jobs_that_share_a_submission_are_read_from_its_script(slurm: FakeSlurm,
         "'other:name=\"a,b\"' --allowed-rules train_member --cores 1",
     )
     assert target_jobs("2")[2] == ("other", {"name": "a,b"})
-    names = campaign.names_in_queue(campaign.campaign_queue(folder), jobs)
+    names = orphans.names_in_queue(orphans.campaign_queue(folder), jobs)
     assert names["1"] == ["train_member/tiny/fold0/seed2"]
     assert names["2"] == ["other name=a,b", "train_member/tiny/fold0/seed0", "train_member/tiny/fold0/seed1"]
 
 
 def test_a_hidden_script_leaves_the_comment(slurm: FakeSlurm, folder: Path) -> None:
     slurm.enqueue("2", folder, comment="rule_several")
-    assert campaign.names_in_queue(campaign.campaign_queue(folder), {}) == {"2": ["rule_several"]}
+    assert orphans.names_in_queue(orphans.campaign_queue(folder), {}) == {"2": ["rule_several"]}
 
 
 def test_equal_comments_of_different_jobs_are_told_apart(slurm: FakeSlurm, folder: Path) -> None:
@@ -157,7 +157,7 @@ def test_equal_comments_of_different_jobs_are_told_apart(slurm: FakeSlurm, folde
     assert jobs[0].comment == jobs[1].comment == "rule_score_wildcards_a_b_c"
     slurm.enqueue("1", folder, comment=jobs[0].comment)
     slurm.script("1", "snakemake --target-jobs score:x=a,y=b_c --cores 1")
-    names = campaign.names_in_queue(campaign.campaign_queue(folder), {job.job: job for job in jobs})
+    names = orphans.names_in_queue(orphans.campaign_queue(folder), {job.job: job for job in jobs})
     assert names["1"] == ["score/a/b_c"]
 
 
@@ -170,7 +170,7 @@ def test_waiting_ends_when_the_queue_is_empty(slurm: FakeSlurm, folder: Path) ->
         told.append(sentence)
         slurm.dequeue("1" if len(told) == 1 else "2")
 
-    campaign.wait_until_gone(folder, tell, poll_s=0.01)
+    orphans.wait_until_gone(folder, tell, poll_s=0.01, cancelling=False)
     assert [sentence.partition(": ")[2] for sentence in told] == ["1 RUNNING, 1 PENDING", "1 PENDING"]
     assert slurm.cancelled() == []
 
@@ -185,7 +185,7 @@ def test_cancelled_jobs_are_waited_for_until_they_are_gone(slurm: FakeSlurm, fol
         if "COMPLETING" in sentence:
             slurm.dequeue("1")
 
-    campaign.wait_until_gone(folder, tell, poll_s=0.01, cancel=True)  # scancel leaves running jobs COMPLETING
+    orphans.wait_until_gone(folder, tell, poll_s=0.01, cancelling=True)  # scancel leaves running jobs COMPLETING
     assert slurm.cancelled() == ["1 2"]
     assert told[-1].endswith("1 COMPLETING")
 
@@ -198,10 +198,22 @@ def test_jobs_that_ended_meanwhile_are_no_error_of_cancelling(slurm: FakeSlurm, 
         cancel_jobs(["1"])
 
 
+@pytest.mark.parametrize(("job_id", "exit_status", "cancelled"), [("1", 0, []), ("1", None, ["1"]), ("7", 0, ["1"])])
+def test_a_job_whose_work_is_done_is_left_to_end(
+    slurm: FakeSlurm, folder: Path, job_id: str, exit_status: int | None, cancelled: list[str]
+) -> None:
+    """The Snakemake inside it would answer the cancellation by deleting its finished outputs."""
+    campaign.begin(head_of(folder), [member_job(0)])
+    slurm.enqueue("1", folder, state="RUNNING")
+    record_attempt(MEMBER, 1, exit_status, job_id=job_id)
+    assert orphans.cancel(queued_jobs()) == cancelled
+    assert slurm.cancelled() == cancelled
+
+
 def test_what_is_left_of_one_run_is_cancelled(slurm: FakeSlurm, folder: Path) -> None:
     slurm.enqueue("1", folder, run_id="coread_a")
     slurm.enqueue("2", folder, run_id="coread_b")
-    campaign.cancel_run("coread_a")
+    orphans.cancel_run("coread_a")
     assert slurm.cancelled() == ["1"]
 
 
@@ -210,7 +222,7 @@ def test_what_is_left_of_one_run_is_cancelled(slurm: FakeSlurm, folder: Path) ->
 
 HOLDER = """
 import sys, time
-from coread import campaign
+from coread import campaign, orphans
 from tests.test_campaign import head_of
 lock = campaign.hold_lock()
 campaign.begin(head_of("."), [])
@@ -316,7 +328,7 @@ def test_running_attempts_are_found_by_their_process(supervised: "subprocess.Pop
     (running,) = campaign.lingering()
     assert (running.job, running.supervisor.pid) == (MEMBER, supervised.pid)
     with pytest.raises(CampaignError, match=f"just ending on this machine \\({supervised.pid}\\)"):
-        campaign.refuse_orphans(".", "local")
+        orphans.refuse_orphans(".", "local")
     supervised.terminate()
     supervised.wait()
     assert campaign.lingering() == []

@@ -1,9 +1,9 @@
 """A campaign: the workflow in one folder, the one process that drives it, and what earlier ones left behind.
 
 The head (the main Snakemake process) holds a lock as long as it lives and leaves a record of itself and of the jobs it
-meant to run. From these a later process knows whether a head lives, which jobs in the queue belong to a dead one, and
-which outputs were finished after its death. Paths are relative to the campaign's folder, the working directory.
-Imports neither torch, pandas nor snakemake.
+meant to run. From these a later process knows whether a head lives, which jobs in the queue belong to a dead one
+(`coread.orphans`), and which outputs were finished after its death. Paths are relative to the campaign's folder, the
+working directory. Imports neither torch, pandas nor snakemake.
 """
 
 import dataclasses
@@ -12,8 +12,7 @@ import getpass
 import json
 import os
 import socket
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,24 +22,12 @@ import psutil
 from filelock import BaseFileLock, FileLock, Timeout
 
 from coread.attempt_log import LOGS, read_records
-from coread.slurm_queue import (
-    QueuedJob,
-    QueueError,
-    cancel_jobs,
-    describe,
-    has_queue,
-    queued_jobs,
-    submissions_in_flight,
-    target_jobs,
-)
 
 FOLDER = LOGS / "campaign"
 RECORD, JOBS, LOCK = FOLDER / "head.json", FOLDER / "jobs.json", FOLDER / "head.lock"
 STOPPED = FOLDER / "stopped"  # the supervisor starts no job that has a file here
-PREFIX = "coread_"  # of the jobs' names in the queue: profiles/slurm says slurm-jobname-prefix: coread
 MEMBERS = "train_member/"
 _REMEMBERED = 100  # runs whose jobs are recognised in the queue by name
-_RESUME = "`coread campaign resume` waits for them or cancels them, and goes on"
 _CLOCK_S = 2.0  # records hold whole seconds
 
 
@@ -163,100 +150,6 @@ def end(outcome: str) -> None:
     """Record how the newest head ended."""
     if (head := read_head()) is not None:
         dataclasses.replace(head, outcome=outcome).write()
-
-
-# --------------------------------------------------------------------------------------------------------------- queue
-
-
-def campaign_queue(folder: str | Path) -> list[QueuedJob]:
-    """Return the jobs of this campaign in the queue, of every run; raises QueueError if it cannot be asked."""
-    head = read_head()
-    run_ids = set() if head is None else {head.run_id, *head.earlier}
-    here = os.path.realpath(folder)
-    return [job for job in queued_jobs() if job.run_id in run_ids or _is_from(job, here)]
-
-
-def _is_from(job: QueuedJob, folder: str) -> bool:
-    ours = job.run_id.startswith(PREFIX) or job.comment.startswith(("rule_", "group_"))
-    return ours and os.path.realpath(job.folder) == folder
-
-
-def refuse_orphans(folder: str | Path, executor: str) -> None:
-    """Raise CampaignError if jobs of earlier runs wait or run, before a new head has started any.
-
-    A head that runs jobs on this machine asks the queue only where there is one.
-    """
-    submitting = submissions_in_flight(folder)  # before the queue, which they may still enter
-    if (executor == "slurm" or has_queue()) and (left := campaign_queue(folder)):
-        ids = ", ".join(job.job_id for job in left[:10]) + (", ..." if len(left) > 10 else "")
-        what = "1 job of an earlier run is" if len(left) == 1 else f"{len(left)} jobs of an earlier run are"
-        raise CampaignError(f"{what} still in the queue ({describe(left)}; ids {ids}): {_RESUME}")
-    if pids := [*submitting, *(attempt.supervisor.pid for attempt in lingering())]:
-        raise CampaignError(f"processes of an earlier run are just ending on this machine ({_listed(pids)}): {_RESUME}")
-
-
-def names_in_queue(queue: Iterable[QueuedJob], listed: Mapping[str, ListedJob]) -> dict[str, list[str]]:
-    """Return which jobs of the workflow every submission holds: SLURM's id -> names.
-
-    The comment tells, and where it does not (jobs that share a submission) SLURM is asked for the batch script.
-    """
-    by_comment: dict[str, list[str]] = {}
-    for name, job in listed.items():
-        by_comment.setdefault(job.comment, []).append(name)
-    by_target = {_target(job.rule, job.wildcards): name for name, job in listed.items()}
-    names = {}
-    for queued in queue:
-        found = by_comment.get(queued.comment, [])
-        if len(found) != 1:
-            found = _names_from_script(queued, by_target) or [queued.comment]
-        names[queued.job_id] = found
-    return names
-
-
-def _target(rule: str, wildcards: Mapping[str, str]) -> str:
-    return f"{rule} {' '.join(f'{key}={value}' for key, value in sorted(wildcards.items()))}"
-
-
-def _names_from_script(queued: QueuedJob, by_target: Mapping[str, str]) -> list[str]:
-    try:
-        targets = target_jobs(queued.job_id)
-    except QueueError:  # it left the queue in the meantime, or the site shows no scripts
-        return []
-    return sorted(by_target.get(target, target) for target in (_target(*entry) for entry in targets))
-
-
-def cancel_run(run_id: str) -> None:
-    """Cancel what is left of one run in the queue: the executor forgets jobs whose state it was just asking for."""
-    cancel_jobs([job.job_id for job in queued_jobs() if job.run_id == run_id])
-
-
-def wait_until_gone(
-    folder: str | Path, tell: Callable[[str], None], *, poll_s: float, cancel: bool = False, run_id: str | None = None
-) -> None:
-    """Return when no job of this campaign (of one run: `run_id`) is in the queue, cancelling them first if asked.
-
-    Processes can outlive their job where SLURM runs without cgroups: those on this machine are waited for, too.
-    """
-    cancelled: set[str] = set()
-    told = ""
-    while True:
-        running, submitting = lingering(), submissions_in_flight(folder)  # before the queue, which they may still enter
-        left = [job for job in campaign_queue(folder) if run_id is None or job.run_id == run_id] if has_queue() else []
-        if not left and not running and not submitting:
-            return
-        if cancel and (fresh := [job.job_id for job in left if job.job_id not in cancelled]):
-            cancel_jobs(fresh)
-            cancelled.update(fresh)
-        pids = [*submitting, *(attempt.supervisor.pid for attempt in running)]
-        state = describe(left) if left else f"out of the queue, processes still ending: {_listed(pids)}"
-        if state != told:
-            tell(f"waiting for jobs of the earlier run: {state}")
-            told = state
-        time.sleep(poll_s)
-
-
-def _listed(pids: Iterable[int]) -> str:
-    return ", ".join(str(pid) for pid in pids)
 
 
 # ------------------------------------------------------------------------------------------------------------- attempts

@@ -188,7 +188,9 @@ def test_stopping_one_of_a_shared_submission_says_whom_it_takes_along(says: Says
     targets = " ".join(f"train_member:experiment=tiny,fold=0,seed={seed}" for seed in (0, 1))
     slurm.script("1", f"snakemake --target-jobs {targets} --cores 1")
     said = says("stop", MEMBER)
-    assert f"train_member/tiny/fold0/seed1 shares the submission of {MEMBER} and ends with it" in said
+    assert (
+        f"{MEMBER} shares its submission with train_member/tiny/fold0/seed1: they fail as long as it is stopped" in said
+    )
     assert slurm.cancelled() == ["1"]
     assert campaign.stopped_jobs() == [MEMBER]
 
@@ -219,7 +221,7 @@ def test_stopping_a_campaign_of_another_machine_names_it(refuses: Says, folder: 
 
 HEAD = """
 import os, sys, time, signal  # snakemake
-from coread import campaign
+from coread import campaign, orphans
 from tests.test_campaign import head_of
 lock = campaign.hold_lock()
 if sys.argv[1] == "deaf":

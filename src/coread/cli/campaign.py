@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
-from coread import campaign
-from coread.campaign import CampaignError, Head
+from coread import campaign, orphans
+from coread.campaign import CampaignError, Head, Running
 from coread.failure import reported_errors
-from coread.slurm_queue import QueuedJob, cancel_jobs, describe, has_queue
+from coread.slurm_queue import QueuedJob, describe, has_queue
 
 USAGE = """coread campaign status
        coread campaign resume (--wait | --cancel) [-- SNAKEMAKE ARGUMENTS]
@@ -32,6 +32,7 @@ allow    let stopped members run again"""
 
 POLL_S = 10.0
 INTERRUPTED_S = 60.0  # Snakemake ends some 20 s after SIGINT
+LOOKED_AGAIN_S = 5.0
 
 
 def main(argv: list[str]) -> None:
@@ -63,7 +64,7 @@ def status(argv: list[str]) -> None:
     head, alive = _require_head(), campaign.head_lives()
     print(f"head      {'running' if alive else _how_it_ended(head)}: {head}")
     print(f"          snakemake {' '.join(head.command)}")
-    queue = campaign.campaign_queue(head.folder) if has_queue() else None
+    queue = orphans.campaign_queue(head.folder) if has_queue() else None
     if queue is not None:
         _print_queue(queue, head, alive)
     elif head.executor == "slurm":
@@ -78,10 +79,10 @@ def _how_it_ended(head: Head) -> str:
 
 
 def _print_queue(queue: Sequence[QueuedJob], head: Head, alive: bool) -> None:
-    orphans = sum(1 for job in queue if not (alive and job.run_id == head.run_id))
-    note = f"; {orphans} of them left by an earlier run: `coread campaign resume`" if orphans and not alive else ""
+    left = sum(1 for job in queue if not (alive and job.run_id == head.run_id))
+    note = f"; {left} of them left by an earlier run: `coread campaign resume`" if left and not alive else ""
     print(f"queue     {describe(queue) or 'empty'}{note}")
-    names = campaign.names_in_queue(queue, campaign.listed_jobs())
+    names = orphans.names_in_queue(queue, campaign.listed_jobs())
     for job in queue:
         where = job.node or f"({job.reason})"
         print(f"  {job.job_id:>9}  {job.state:<11} {job.elapsed:>10}  {where:<12} {', '.join(names[job.job_id])}")
@@ -114,11 +115,11 @@ def resume(argv: list[str]) -> None:
     # held until this process becomes Snakemake: no head can start between the last look at the queue and the unlocking
     lock = campaign.hold_lock()
     if head.executor == "slurm" or has_queue():
-        queue = campaign.campaign_queue(head.folder)
-        cancel = _asks_to_cancel(options, queue) if queue else options.cancel
-        campaign.wait_until_gone(head.folder, _tell, poll_s=options.poll, cancel=cancel)
+        queue = orphans.campaign_queue(head.folder)
+        cancelling = _asks_to_cancel(options, queue) if queue else options.cancel
+        orphans.wait_until_gone(head.folder, _tell, poll_s=options.poll, cancelling=cancelling)
     else:
-        campaign.wait_until_gone(head.folder, _tell, poll_s=options.poll)
+        orphans.wait_until_gone(head.folder, _tell, poll_s=options.poll, cancelling=False)
     arguments = head.command if given is None else given
     _unlock(arguments, head.folder)
     lock.release()
@@ -171,19 +172,26 @@ def _stop_jobs(jobs: Sequence[str], head: Head) -> None:
         path = campaign.marker(job)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    queue = campaign.campaign_queue(head.folder) if head.executor == "slurm" or has_queue() else []
-    names = campaign.names_in_queue(queue, campaign.listed_jobs())
+    queue = orphans.campaign_queue(head.folder) if head.executor == "slurm" or has_queue() else []
+    names = orphans.names_in_queue(queue, campaign.listed_jobs())
     for job in jobs:
-        ids = [queued.job_id for queued in queue if job in names[queued.job_id]]
-        if ids:
-            cancel_jobs(ids)
-        for other in sorted({name for job_id in ids for name in names[job_id]} - set(jobs)):
-            _tell(f"{other} shares the submission of {job} and ends with it; the campaign sends it again")
-        local = [] if ids else [running for running in campaign.lingering() if running.job == job]
+        mine = [queued for queued in queue if job in names[queued.job_id]]
+        ids = orphans.cancel(mine)
+        if others := sorted({name for queued in mine for name in names[queued.job_id]} - set(jobs)):
+            _tell(f"{job} shares its submission with {', '.join(others)}: they fail as long as it is stopped")
+        local = [] if mine else [running for running in campaign.lingering() if running.job == job]
         for running in local:
             running.supervisor.terminate()
-        what = f"cancelled ({', '.join(ids)})" if ids else "ended" if local else "neither queued nor running here"
-        _tell(f"{job}: {what}; it is not started again until `coread campaign allow {_short(job)}`")
+        allow_it = f"`coread campaign allow {job.removeprefix(campaign.MEMBERS)}`"
+        _tell(f"{job}: {_what_happened(mine, ids, local)}; it is not started again until {allow_it}")
+
+
+def _what_happened(mine: Sequence[QueuedJob], cancelled: Sequence[str], local: Sequence[Running]) -> str:
+    if cancelled:
+        return f"cancelled ({', '.join(cancelled)})"
+    if mine:
+        return "finished before it could be cancelled"
+    return "ended" if local else "neither queued nor running here"
 
 
 def _stop_campaign(head: Head, poll_s: float) -> None:
@@ -191,7 +199,7 @@ def _stop_campaign(head: Head, poll_s: float) -> None:
         _end_head(head)
     lock = campaign.hold_lock()
     _end_local_attempts()
-    campaign.wait_until_gone(head.folder, _tell, poll_s=poll_s, cancel=True)
+    orphans.wait_until_gone(head.folder, _tell, poll_s=poll_s, cancelling=True)
     lock.release()
     _tell("nothing of this campaign is queued or running; `coread campaign resume` goes on")
 
@@ -201,16 +209,20 @@ def _end_head(head: Head) -> None:
         raise CampaignError(f"the campaign is driven from {head.host} ({head}): run this there")
     if (process := campaign.head_process(head)) is None:
         raise CampaignError(f"{campaign.LOCK} is held, but not by {head}: another coread campaign command is at work")
-    _tell(f"interrupting {head}: it cancels its jobs")
-    process.send_signal(signal.SIGINT)
-    if psutil.wait_procs([process], timeout=INTERRUPTED_S)[0]:
-        return
-    # started in the background by a script, it ignores SIGINT; after SIGTERM it submits no more and waits for its jobs
-    process.terminate()
     if head.executor == "slurm":
-        cancel_jobs([job.job_id for job in campaign.campaign_queue(head.folder)])
-    _end_local_attempts()
-    psutil.wait_procs([process])
+        _tell(f"interrupting {head}: it cancels its jobs")
+        process.send_signal(signal.SIGINT)
+        if psutil.wait_procs([process], timeout=INTERRUPTED_S)[0]:
+            return
+        _tell("it ignores the interrupt, as a process does that a script started in the background: terminating it")
+    # after SIGTERM it starts no more and waits for its jobs, which are ended here
+    process.terminate()
+    while True:
+        if head.executor == "slurm":
+            orphans.cancel(orphans.campaign_queue(head.folder))
+        _end_local_attempts()
+        if psutil.wait_procs([process], timeout=LOOKED_AGAIN_S)[0]:
+            return
 
 
 def _end_local_attempts() -> None:
@@ -243,10 +255,6 @@ def _require_head() -> Head:
 
 def _known_jobs() -> set[str]:
     return {*campaign.listed_jobs(), *campaign.attempted_jobs()}
-
-
-def _short(job: str) -> str:
-    return job.removeprefix(campaign.MEMBERS)
 
 
 def _tell(sentence: str) -> None:
