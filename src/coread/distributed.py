@@ -153,8 +153,9 @@ def torchrun_command(num_processes: int, command: Sequence[str]) -> list[str]:
 def srun_command(num_processes: int, job: Mapping[str, str], command: Sequence[str]) -> list[str]:
     """Return the command line that starts the ranks as one step of a job, given what Slurm says of the job.
 
-    Everything is explicit, because Snakemake's plugin hides the job's own variables from the rule. Raises ValueError if
-    the job was granted too few tasks or its nodes cannot share the ranks evenly.
+    Everything is explicit, because Snakemake's plugin hides the job's own variables from the rule. Of GPUs nothing is
+    said: then every rank sees all that the job has on its node, and takes its own. Raises ValueError if the job was
+    granted too few tasks or its nodes cannot share the ranks evenly.
     """
     nodes, tasks = int(job["NumNodes"]), int(job["NumTasks"])
     if tasks < num_processes:
@@ -177,8 +178,6 @@ def srun_command(num_processes: int, job: Mapping[str, str], command: Sequence[s
         "--mpi=none",
         "--export=ALL",
     ]
-    if "gpu" in job.get("TRES", "") + job.get("TresPerJob", "") + job.get("TresPerTask", ""):
-        options.append("--gpu-bind=none")  # every rank sees all GPUs of its node and takes its own
     return ["srun", *options, *command]
 
 

@@ -216,7 +216,7 @@ def _ranks(trainer: Mapping[str, Any], accelerator: str) -> Ranks:
     if _device(accelerator).type == "cuda" and torch.cuda.device_count() < ranks.local_size:
         raise ValueError(
             f"{ranks.local_size} processes train on this node, which shows {torch.cuda.device_count()} GPU(s): "
-            "ask for one GPU per process"
+            "ask for one GPU per process, all of them visible to every process"
         )
     return ranks
 
