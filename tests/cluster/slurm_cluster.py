@@ -60,7 +60,8 @@ SlurmdTimeout=15
 MessageTimeout=10
 InactiveLimit=0
 KillWait=30
-MinJobAge=600
+# what ended stays known, for `scontrol show jobs`
+MinJobAge=86400
 UnkillableStepTimeout=30
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=5,sched_interval=5,batch_sched_delay=1,sched_min_interval=100000

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+import torch
 import yaml
 
 from coread.provenance import write_digest
@@ -19,7 +20,7 @@ SEEDS = range(25)
 
 @pytest.fixture
 def trained(new_campaign: Callable[[], SlurmCampaign]) -> SlurmCampaign:
-    """A campaign of four experiments with 25 members each: one of them trained, the others its copies."""
+    """A campaign of four experiments with 25 members each: one of them trained, the others with its weights."""
     campaign = new_campaign()
     members = {"members": {"cross": {"folds": [0], "seeds": list(SEEDS)}}}
     catalogue = dict.fromkeys(EXPERIMENTS, members)
@@ -34,7 +35,7 @@ def trained(new_campaign: Callable[[], SlurmCampaign]) -> SlurmCampaign:
             folder = campaign.root / f"results/{name}/fold0/seed{seed}"
             if folder != model.parent:
                 folder.mkdir(parents=True)
-                shutil.copy(model, folder)
+                torch.save(torch.load(model, weights_only=True) | {"seed": seed}, folder / "model.ckpt")
                 shutil.copy(model.with_name("history.csv"), folder)
                 write_digest(folder / "model.ckpt")
     return campaign
