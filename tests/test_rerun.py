@@ -192,12 +192,14 @@ def test_a_killed_member_leaves_nothing_half_made_and_goes_on(finished: Campaign
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.05)
         process.kill()
-    assert [path.name for path in (campaign.root / "results/killed").iterdir()] == [".work"]
+    left = sorted(path.name for path in (campaign.root / "results/killed").iterdir())
+    assert left == [".lock", ".lock.holder", ".work"]
 
     campaign.replace("results/tiny/config/train.yaml", "max_epochs: 3000", "max_epochs: 1")
     with campaign.start(command) as process:
         assert "resuming" not in process.communicate()[0]  # other settings never go on from these weights
     assert sorted(path.name for path in (campaign.root / "results/killed").iterdir()) == [
+        ".lock",
         "history.csv",
         "model.ckpt",
         "model.sha256",

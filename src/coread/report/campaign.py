@@ -77,9 +77,9 @@ def _summary_table(summary: pd.DataFrame) -> Table:
         "or everything was killed at once; how long they ran is not known. Waited: from submission (or requeue) to the "
         "scheduler's start; ran: of the attempts that succeeded; below the median the longest. Ran, total: of all "
         "attempts whose end was recorded. Peak memory: the kernel's high-water mark of the largest process of any "
-        "attempt; below it what that attempt's job had asked for, which jobs that share a submission share. GPU "
-        "memory: highest sum over an attempt's GPUs; in use: mean share of time in which a kernel ran. Jobs that only "
-        "write a config file are not listed.",
+        "attempt, summed over the ranks of a distributed training; below it what that attempt's job had asked for, "
+        "which jobs that share a submission share. GPU memory: highest sum over an attempt's GPUs; in use: mean share "
+        "of time in which a kernel ran. Jobs that only write a config file are not listed.",
     )
 
 
