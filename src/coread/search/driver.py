@@ -26,7 +26,7 @@ from coread.search.jobs import (
     Submission,
     TrialTask,
     cancel,
-    end_local,
+    end_jobs,
     last_line,
     live_jobs,
     queued,
@@ -65,6 +65,7 @@ def run_search(
     try:
         with lock.acquire(timeout=0):
             write_text(study_folder / SETTINGS, canonical_text(settings))
+            end_other_studies(study_folder)
             search.run()
             return write_results(folder, experiment, search.study, settings["search"])
     except filelock.Timeout:
@@ -83,6 +84,26 @@ def study_digest(settings: Mapping[str, Any], digests: Sequence[str]) -> str:
     return combined_digest((), train, canonical_text(deciding), list(digests), code, str(torch.__version__))
 
 
+def end_other_studies(study_folder: Path) -> None:
+    """End jobs of studies that this one takes the place of: its settings, recordings or code are other ones."""
+    for path in sorted(study_folder.parent.glob("*/jobs.jsonl")):
+        if path.parent == study_folder:
+            continue
+        records = Ledger(path).records
+        if live := live_jobs(records, job_name(path.parent)):
+            log.warning(
+                "settings, recordings or code have changed since the search in %s: its %d jobs are ended",
+                path.parent,
+                len(live),
+            )
+            end_jobs([record for record in records if str(record["job_id"]) in live])
+
+
+def job_name(study_folder: Path) -> str:
+    """Return the name of a study's jobs in the queue."""
+    return f"coread-search-{hashlib.sha256(str(study_folder).encode()).hexdigest()[:12]}"
+
+
 @dataclass
 class _Search:
     """One life of a search: what it knows of its trials and jobs."""
@@ -98,7 +119,7 @@ class _Search:
     def run(self) -> None:
         """Work until every slot has a finished trial."""
         self.ledger = Ledger(self.folder / "jobs.jsonl")
-        self.name = f"coread-search-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]}"
+        self.name = job_name(self.folder)
         self.study = create_study(self.folder, self.search)
         known = [trial for trial in self._trials() if trial.state.is_finished()]
         self.known, self.told = len(self.ledger.records), {trial.number for trial in known}
@@ -239,13 +260,8 @@ class _Search:
     def _leave(self, error: BaseException) -> None:
         """End the trials of this machine, and those of a cluster if the search itself has failed."""
         records = self._open_records()
-        for record in records:
-            if record["executor"] == "local":
-                end_local(record)
-        if not self._on_slurm():
-            return
-        if isinstance(error, SearchError):
-            cancel(str(record["job_id"]) for record in records)
+        if isinstance(error, SearchError) or not self._on_slurm():
+            end_jobs(records)
         else:
             log.warning("trials stay in the queue; start the search again to go on, or: scancel --name=%s", self.name)
 

@@ -5,6 +5,7 @@ here; an unanswered question is never taken for an empty queue.
 """
 
 import json
+import logging
 import os
 import shlex
 import signal
@@ -100,6 +101,8 @@ class RunTrial:
         if task.cpus is not None:
             torch.set_num_threads(task.cpus)
         job_id = _own_job_id()
+        if job_id is not None:
+            logging.basicConfig(level=logging.INFO, format="%(message)s")  # epochs and errors into the job's log
         life = {"job_id": job_id, "node": os.environ.get("SLURMD_NODENAME", socket.gethostname())}
         try:
             run_trial(task.folder, task.slot, task.recordings, life, memory_budget_bytes=task.memory_budget_bytes)
@@ -241,6 +244,15 @@ def cancel(job_ids: Iterable[str]) -> None:
     """Ask SLURM to end jobs; those that have ended already are no error."""
     if ids := sorted(job_ids):
         subprocess.run(["scancel", *ids], capture_output=True, timeout=SQUEUE_TIMEOUT_S)
+
+
+def end_jobs(records: Iterable[Mapping[str, Any]]) -> None:
+    """End recorded jobs, wherever they run."""
+    records = list(records)
+    for record in records:
+        if record["executor"] == "local":
+            end_local(record)
+    cancel(str(record["job_id"]) for record in records if record["executor"] == "slurm")
 
 
 def end_local(record: Mapping[str, Any], patience_s: float = 5.0) -> None:
