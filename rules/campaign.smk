@@ -17,7 +17,7 @@ from snakemake.settings.types import DAGSettings
 
 from coread import campaign, orphans
 from coread.attempt_log import now
-from coread.failed_jobs import describe_failures
+from coread.failed_jobs import describe_failures, describe_submission
 
 HEAD = {"lock": None, "finished": set(), "messages": {}}  # the lock lives as long as this process
 
@@ -85,7 +85,8 @@ def start_head():
         )
     except (ValueError, OSError) as error:
         raise WorkflowError(str(error)) from None
-    keep_messages(executor)
+    if not workflow.local_exec:
+        tell_failures_shortly(executor)
 
 
 def list_jobs():
@@ -130,19 +131,17 @@ def job_name(job):
     return os.path.splitext(os.path.relpath(str(job.log[0]), "logs"))[0]
 
 
-def keep_messages(executor):
-    """Keep what the executor says of a failed job: Snakemake drops it for jobs that share a submission."""
-    say = executor.report_job_error
+def tell_failures_shortly(executor):
+    """Replace what a cluster's executor prints of a failed job: a page, and for jobs that share one not why."""
 
-    def keep_and_report(job_info, msg=None, **kwargs):
-        sentence = (msg or "").partition("\n")[0].strip()
-        for job in flat([job_info.job]):
-            HEAD["messages"][job_name(job)] = sentence
-        if job_info.job.is_group() and sentence:
-            logger.error(sentence)
-        say(job_info, msg=msg, **kwargs)
+    def print_job_error(job_info, msg=None, aux_logs=(), **kwargs):
+        names = [job_name(job) for job in flat([job_info.job])]
+        HEAD["messages"].update(dict.fromkeys(names, msg))
+        slurm_log = os.path.relpath(aux_logs[0]) if aux_logs and aux_logs[0] else ""
+        for line in describe_submission(names, job_info.external_jobid, msg, slurm_log):
+            logger.error(line)
 
-    executor.report_job_error = keep_and_report
+    executor.print_job_error = print_job_error
 
 
 def flat(jobs):

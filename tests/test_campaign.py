@@ -16,7 +16,7 @@ import pytest
 from coread import campaign, orphans
 from coread.attempt_log import now
 from coread.campaign import CampaignError, Head, ListedJob
-from coread.failed_jobs import describe_failures
+from coread.failed_jobs import describe_failures, describe_submission
 from coread.slurm_queue import QueueError, cancel_jobs, queued_jobs, submissions_in_flight, target_jobs
 from tests.campaign import Campaign
 from tests.fake_slurm import FakeSlurm
@@ -384,6 +384,39 @@ def test_failures_are_told_in_two_lines_each(folder: Path) -> None:
         "What is finished is kept: the same command goes on from here.",
     ]
     assert list(describe_failures({}, waiting=3)) == []
+
+
+SAID = "SLURM-job '7' failed, SLURM status is: 'FAILED'. Detailed failure reason unavailable (status ...).\n  more"
+
+
+def test_a_failed_submission_tells_which_of_its_jobs_failed(folder: Path) -> None:
+    jobs = [f"predict_member/tiny/fold0/seed{seed}" for seed in range(3)]
+    record_attempt(jobs[0], 1, 0, job_id="7")
+    record_attempt(jobs[1], 1, 1, job_id="6")
+    record_attempt(jobs[1], 2, 1, job_id="7", log="logs/x.attempt-2.log")
+    assert list(describe_submission(jobs, "7", SAID, "logs/slurm/7.log")) == [
+        "predict_member tiny/fold0/seed1, attempt 2: reason 2",
+        "    log: logs/x.attempt-2.log",
+        "    SLURM job 7, log: logs/slurm/7.log",
+    ]
+
+
+def test_a_submission_that_did_not_begin_tells_what_the_executor_says(folder: Path) -> None:
+    refused = "SLURM sbatch failed. The error message was 'no such partition'.\n    sbatch call: (a page)"
+    assert list(describe_submission(["b/1", "a/2", "c/3"], None, refused, "")) == [
+        "a 2 and 2 more that share its submission: SLURM sbatch failed. The error message was 'no such partition'."
+    ]
+    record_attempt("a/2", 1, 1, job_id="6")  # an earlier submission
+    assert next(describe_submission(["a/2"], "7", SAID, "")) == "a 2: SLURM-job '7' failed, SLURM status is: 'FAILED'."
+
+
+def test_a_job_that_failed_after_its_script_says_so(folder: Path) -> None:
+    record_attempt(MEMBER, 1, 0, job_id="7")
+    (said, *_) = describe_submission([MEMBER], "7", SAID, "")
+    assert said == (
+        "train_member tiny/fold0/seed0, attempt 1: its script ended well, and then: "
+        "SLURM-job '7' failed, SLURM status is: 'FAILED'."
+    )
 
 
 # ------------------------------------------------------------------------------------- the workflow, on this machine

@@ -94,6 +94,14 @@ def kill_head(head: Head) -> None:
     head.process.wait()
 
 
+@pytest.fixture(autouse=True)
+def _hearing() -> Iterator[None]:
+    """Heads hear Ctrl-C even where the tests were started in the background, whose processes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def prepared(started_cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> SlurmCampaign:
     campaign = SlurmCampaign(tmp_path_factory.mktemp("prepared") / "campaign", started_cluster).prepare(epochs=LONG)
