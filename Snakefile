@@ -31,7 +31,6 @@ localrules:
     data,
     models,
     insilico,
-    tables,
 
 
 include: "rules/data.smk"

@@ -5,6 +5,7 @@ localrules:
     draw_figures,
     write_tables,
     write_report,
+    tables,
     report,
 
 
