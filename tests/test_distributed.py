@@ -16,6 +16,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from coread.attempt_log import killed_process
 from coread.callbacks import epoch_seed
 from coread.data_io.cyclers import LongCycler, SharedCycler, ShortCycler
 from coread.data_io.splits import TRAIN, VALIDATION
@@ -282,6 +283,21 @@ def test_an_attempt_tells_what_all_ranks_used(tmp_path: Path) -> None:
     *_, end = map(json.loads, (tmp_path / "logs/train_member/x.attempts.jsonl").read_text().splitlines())
     assert end["peak_memory_mb"] > 2 * 60
     assert not list(tmp_path.rglob("*.usage"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "killed"),
+    [
+        ("epoch 3/9\nsrun: error: g1: task 1: Killed\nslurmstepd: *** STEP 3.0 CANCELLED AT x ***", "g1: task 1"),
+        ("E1121 api.py:1002] failed (exitcode: -9) local_rank: 1 (pid: 7) of binary: python", "local_rank: 1"),
+        ("srun: forcing job termination\nsrun: error: g1: tasks 0-1: Killed", None),
+        ("slurmstepd: error: *** STEP 7.0 ON g1 CANCELLED AT x ***\nsrun: error: g1: task 0: Killed", None),
+        ("srun: error: g1: task 1: Exited with exit code 1", None),
+    ],
+)
+def test_a_killed_rank_is_told_from_ranks_that_were_ended(tmp_path: Path, lines: str, killed: str | None) -> None:
+    (tmp_path / "log").write_text(lines)
+    assert killed_process(tmp_path / "log") == killed
 
 
 @pytest.mark.acceptance

@@ -93,6 +93,18 @@ def error_sentence(log: Path) -> str | None:
     return found[-1].strip() if found else None
 
 
+def killed_process(log: Path) -> str | None:
+    """Return which process of a distributed training was killed before anything told the others to end."""
+    found = re.search(
+        r"^srun: error: (\S+: tasks? [\d,-]+): (?:Killed|Out Of Memory)"
+        r"|failed \(exitcode: -9\) (local_rank: \d+)"
+        r"|CANCELLED AT|forcing job termination|Job step aborted",
+        _tail(log),
+        flags=re.MULTILINE,
+    )
+    return None if found is None else found[1] or found[2]
+
+
 def last_lines(log: Path) -> list[str]:
     """Return the last lines that are not empty; of a progress bar only what it showed last."""
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1][:MAX_LINE] for line in _tail(log).split("\n")]

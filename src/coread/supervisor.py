@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from coread.attempt_log import LOGS, Attempt, error_sentence, iso, last_lines, now
+from coread.attempt_log import LOGS, Attempt, error_sentence, iso, killed_process, last_lines, now
 from coread.gpu_usage import GpuUsage
 from coread.slurm_job import SlurmJob, describe_job, requeue_job
 
@@ -288,6 +288,8 @@ def _reason(attempt: Attempt, end: End, facts: dict[str, Any], job: SlurmJob | N
     """Return why an attempt failed, in one sentence."""
     if end.orphaned:
         return "killed because its Snakemake was gone"
+    if (process := killed_process(attempt.log)) is not None:  # the launcher ended the others, and then itself
+        return f"one of its processes was killed by SIGKILL ({process}): out of memory?"
     if end.signal is not None:
         return _why_signalled(end.signal, job)
     if facts["signal"] == "SIGKILL":

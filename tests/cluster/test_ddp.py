@@ -36,7 +36,7 @@ def prepare(campaign: SlurmCampaign, **site: object) -> SlurmCampaign:
     campaign.replace("configs/tiny.yaml", "{max_epochs: 3}", "{max_epochs: 3, num_processes: 2}")
     one = "trainer: {num_processes: 1, accumulate_grad_batches: 2}"
     campaign.write("configs/tiny_one.yaml", f"defaults: [tiny, _self_]\nexp_name: tiny_one\n{one}\n")
-    campaign.enter_site({"train_member": {"runtime": 10, **site}})
+    campaign.enter_site({"train_member": {"runtime": 10, "mem_mb": 2000, **site}})
     return campaign
 
 
@@ -94,7 +94,9 @@ def test_ranks_end_together_and_the_next_attempt_resumes(new_campaign: Callable[
     assert sorted(environment(task)["SLURM_PROCID"] for task in tasks) == ["0", "1"]
     assert {environment(task)["CUDA_VISIBLE_DEVICES"] for task in tasks} == {"0,1"}
     next(task for task in tasks if environment(task)["SLURM_PROCID"] == "1").kill()
-    assert campaign.wait_for_end(f"train_member/{MEMBER}", 1)["exit"] != 0
+    first = campaign.wait_for_end(f"train_member/{MEMBER}", 1)
+    expected = f"one of its processes was killed by SIGKILL ({first['node']}: task 1): out of memory?"
+    assert first["reason"] == expected
     gone(tasks)
 
     # the supervisor is told to end: all ranks end
