@@ -20,7 +20,7 @@ MINUTES = "(1 if (wildcards.experiment, wildcards.fold, wildcards.seed) == ('tin
 def struck(new_campaign: Callable[[], SlurmCampaign]) -> SlurmCampaign:
     """A campaign that ran to its end through the three faults."""
     campaign = new_campaign().prepare(epochs=100)
-    campaign.enter_site({"train_member": {"runtime": f"{MINUTES} * 2 ** (attempt - 1)"}})
+    campaign.enter_site({"train_member": {"runtime": f"{MINUTES} * 20 ** (attempt - 1)"}})
     head = campaign.launch("all")
 
     def kill() -> str:
@@ -74,7 +74,7 @@ def test_a_struck_campaign_ends_with_what_an_unharmed_one_has(struck: SlurmCampa
     first, second = trained[TIMED_OUT]
     assert "time limit of 1 min" in first["reason"]
     assert (first["job_id"] != second["job_id"], first["restarts"], second["restarts"]) == (True, 0, 0)
-    assert (first["requested"]["runtime_min"], second["requested"]["runtime_min"]) == (1, 2)
+    assert (first["requested"]["runtime_min"], second["requested"]["runtime_min"]) == (1, 20)
 
     # they went on from their last epoch, to the weights of a training that nothing interrupted
     for member in (KILLED, REQUEUED, TIMED_OUT):
