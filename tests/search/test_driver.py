@@ -1,19 +1,21 @@
 """The search as a whole, inside this process: results, repeatability, what survives a kill, failures."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import optuna
 import pandas as pd
 import pytest
 import yaml
 
+from coread.member_lock import MemberLockError, member_lock
 from coread.recording import Recording, digest_path, read_recordings
+from coread.search import driver
 from coread.search import trial as trial_module
 from coread.search.driver import study_digest
 from coread.search.jobs import SearchError
@@ -238,10 +240,12 @@ def test_a_search_in_which_everything_fails_says_why(search: Search, tmp_path: P
     assert not (tmp_path / "search" / "best.yaml").exists()
 
 
-def test_a_second_search_beside_the_first_is_refused(search: Search, tmp_path: Path) -> None:
-    search(make_settings(n_trials=1))
-    with filelock.FileLock(study_folder(tmp_path) / "search.lock"), pytest.raises(SearchError, match="another process"):
-        search(make_settings(n_trials=2))
+def test_a_second_search_beside_the_first_is_refused(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "PATIENCE_S", 0.1)
+    with member_lock(tmp_path / "search" / ".study"), pytest.raises(MemberLockError, match=f"process {os.getpid()} on"):
+        search(make_settings(n_trials=1))
 
 
 def test_a_record_that_a_crash_cut_off_is_dropped(search: Search, tmp_path: Path) -> None:

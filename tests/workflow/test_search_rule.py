@@ -56,5 +56,5 @@ def test_the_space_and_the_train_settings_re_run_the_search(
 def test_a_wrong_space_is_refused_before_the_first_job(searched: Campaign, tmp_path: Path) -> None:
     edited = Campaign(Path(shutil.copytree(searched.root, tmp_path / "campaign")))
     edited.replace("configs/tiny.yaml", "n_trials: 2", "n_trials: 2, space: {model: {learning_rte: {distribution: x}}}")
-    with pytest.raises(AssertionError, match="'learning_rte'|unknown distribution 'x'"):
+    with pytest.raises(AssertionError, match=r"unknown distribution 'x'"):
         edited.planned(target="search")

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
 import optuna
 import pandas as pd
 import torch
 
 from coread.config import canonical_text
+from coread.member_lock import member_lock
 from coread.provenance import combined_digest, write_text
 from coread.search.jobs import (
     Ledger,
@@ -40,7 +40,7 @@ from coread.signatures import deciding_code
 
 log = logging.getLogger(__name__)
 
-ARRAY_SIZE = 1000  # tasks of one job array: SLURM's default limit (MaxArraySize) is 1001
+PATIENCE_S = 10.0  # for a search in the same folder that is about to end
 HOPELESS = 3  # trials that fail before any succeeds end the search: it is not the values
 
 
@@ -56,20 +56,17 @@ def run_search(
 
     `settings` come from `search_settings`, `digests` are those of the recordings' contents. Writes trials.csv,
     best.yaml and the figures history and importance into `folder`; the study lies in `folder/.study`, named by
-    everything that decides a trial. Raises SearchError if the search cannot go on.
+    everything that decides a trial. Raises SearchError if the search cannot go on, MemberLockError if another process
+    runs a search in this folder.
     """
     study_folder = folder.absolute() / ".study" / study_digest(settings, digests)
     study_folder.mkdir(parents=True, exist_ok=True)
     search = _Search(experiment, settings["search"], [path.absolute() for path in recordings], study_folder, submission)
-    lock = filelock.FileLock(study_folder / "search.lock")
-    try:
-        with lock.acquire(timeout=0):
-            write_text(study_folder / SETTINGS, canonical_text(settings))
-            end_other_studies(study_folder)
-            search.run()
-            return write_results(folder, experiment, search.study, settings["search"])
-    except filelock.Timeout:
-        raise SearchError(f"another process runs this search ({lock.lock_file} is held)") from None
+    with member_lock(study_folder.parent, PATIENCE_S):
+        write_text(study_folder / SETTINGS, canonical_text(settings))
+        end_other_studies(study_folder)
+        search.run()
+        return write_results(folder, experiment, search.study, settings["search"])
 
 
 def study_digest(settings: Mapping[str, Any], digests: Sequence[str]) -> str:
@@ -176,7 +173,7 @@ class _Search:
         if self.submission.executor == "debug":
             return 1
         if self._on_slurm() and n_busy == 0 and parallel > 1:
-            return ARRAY_SIZE
+            return self.submission.max_jobs
         return max(0, parallel - n_busy)
 
     def _submit(self, slots: Sequence[int]) -> None:

@@ -48,6 +48,7 @@ class Submission:
     timeout_min: int | None = None
     signal_delay_s: int = 90
     max_timeouts: int = 20
+    max_jobs: int = 1000
     retries: int = 2
     poll_s: float = 1.0
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -60,7 +61,7 @@ class Submission:
             raise ConfigError(f"unknown key 'cluster.{unknown[0]}'{closest(unknown[0], known)}")
         if (executor := config.get("executor", "local")) not in EXECUTORS:
             raise ConfigError(f"cluster.executor: unknown {executor!r}{closest(str(executor), EXECUTORS)}")
-        for key in ("cpus", "mem_mb", "timeout_min", "signal_delay_s", "max_timeouts", "retries"):
+        for key in ("cpus", "mem_mb", "timeout_min", "signal_delay_s", "max_timeouts", "max_jobs", "retries"):
             value = config.get(key)
             if value is not None and (not isinstance(value, int) or value < 0):
                 raise ConfigError(f"cluster.{key}: expected a whole number, found {value!r}")
