@@ -13,7 +13,8 @@ from tests.cluster.slurm_campaign import SlurmCampaign, assert_one_after_another
 
 KILLED, REQUEUED, TIMED_OUT = "tiny/fold0/seed0", "tiny/fold0/seed1", "tiny/fold0/seed2"
 MEMBERS = [f"{name}/fold{fold}/seed{seed}" for name in ("tiny", "tiny_ln") for fold in (0, 1) for seed in (0, 1, 2)]
-MINUTES = "(1 if (wildcards.experiment, wildcards.fold, wildcards.seed) == ('tiny', '0', '2') else 10)"
+# one minute is the shortest limit, and too short for a busy machine to begin an epoch in
+MINUTES = "(2 if (wildcards.experiment, wildcards.fold, wildcards.seed) == ('tiny', '0', '2') else 10)"
 
 
 @pytest.fixture
@@ -72,9 +73,9 @@ def test_a_struck_campaign_ends_with_what_an_unharmed_one_has(struck: SlurmCampa
     first, second = trained[REQUEUED]
     assert (first["job_id"] == second["job_id"], first["restarts"], second["restarts"]) == (True, 0, 1)
     first, second = trained[TIMED_OUT]
-    assert "time limit of 1 min" in first["reason"]
+    assert "time limit of 2 min" in first["reason"]
     assert (first["job_id"] != second["job_id"], first["restarts"], second["restarts"]) == (True, 0, 0)
-    assert (first["requested"]["runtime_min"], second["requested"]["runtime_min"]) == (1, 20)
+    assert (first["requested"]["runtime_min"], second["requested"]["runtime_min"]) == (2, 40)
 
     # they went on from their last epoch, to the weights of a training that nothing interrupted
     for member in (KILLED, REQUEUED, TIMED_OUT):
