@@ -1,11 +1,13 @@
 """`coread campaign status | resume | stop | allow`: the workflow that runs, or ran, in this folder."""
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -211,18 +213,30 @@ def _end_head(head: Head) -> None:
         raise CampaignError(f"{campaign.LOCK} is held, but not by {head}: another coread campaign command is at work")
     if head.executor == "slurm":
         _tell(f"interrupting {head}: it cancels its jobs")
-        process.send_signal(signal.SIGINT)
-        if psutil.wait_procs([process], timeout=INTERRUPTED_S)[0]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGINT)
+        if _ends_within(INTERRUPTED_S):
             return
         _tell("it ignores the interrupt, as a process does that a script started in the background: terminating it")
     # after SIGTERM it starts no more and waits for its jobs, which are ended here
-    process.terminate()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
     while True:
         if head.executor == "slurm":
             orphans.cancel(orphans.campaign_queue(head.folder))
         _end_local_attempts()
-        if psutil.wait_procs([process], timeout=LOOKED_AGAIN_S)[0]:
+        if _ends_within(LOOKED_AGAIN_S):
             return
+
+
+def _ends_within(seconds: float) -> bool:
+    """Wait for the head to let go of its lock; its process may stay as a zombie of whoever started it."""
+    deadline = time.monotonic() + seconds
+    while campaign.head_lives():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def _end_local_attempts() -> None:
