@@ -2,16 +2,28 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from coread.config import ConfigError, compose
-from coread.search.jobs import Ledger, SearchError, Submission, TrialTask, end_local, live_jobs, queued, submit
+from coread.search.jobs import (
+    Ledger,
+    RunTrial,
+    SearchError,
+    Submission,
+    TrialTask,
+    end_local,
+    live_jobs,
+    queued,
+    submit,
+)
 
 SQUEUE = """\
 #!{python}
@@ -130,3 +142,34 @@ def test_the_shipped_clusters_can_be_read(name: str) -> None:
 def test_a_wrong_cluster_is_refused(config: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Submission.from_config(config)
+
+
+@pytest.mark.parametrize("preempted", [True, False])
+def test_training_that_ended_by_sigterm_is_queued_again_only_if_slurm_wants_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preempted: bool
+) -> None:
+    """Without SLURM's warning signal a pre-emption begins with SIGTERM, as a cancellation does."""
+
+    def ended(*_: object, **__: object) -> None:
+        raise SystemExit(143)
+
+    described = SimpleNamespace(is_being_preempted=preempted)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr("coread.search.jobs._own_job_id", lambda: "7")
+    monkeypatch.setattr("coread.search.trial.run_trial", ended)
+    monkeypatch.setattr("coread.slurm_job.describe_job", lambda job_id: described if job_id == "7" else None)
+    caught: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: caught.append(number))
+    try:
+        with pytest.raises(SystemExit):
+            RunTrial()(TrialTask(tmp_path, 0, (), 1.0, None, None))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert caught == ([signal.SIGUSR2] if preempted else [])
+
+
+def test_what_is_queued_again_is_the_same_slot(tmp_path: Path) -> None:
+    task = TrialTask(tmp_path, 3, (), 1.0, None, None)
+    submission = RunTrial().checkpoint(task)
+    assert isinstance(submission.function, RunTrial)
+    assert submission.args == (task,)
