@@ -22,10 +22,13 @@ from coread.failed_jobs import describe_failures, describe_submission
 HEAD = {"lock": None, "finished": set(), "messages": {}}  # the lock lives as long as this process
 
 
-def settle_dead_head():
-    """Record what ended well after the death of the last head, mark the rest incomplete; return the former's names."""
+def settle_dead_head(is_head=False):
+    """Record what ended well after the death of the last head, mark the rest incomplete; return the former's names.
+
+    Does nothing while another process is the head; this one may hold the lock already.
+    """
     head = campaign.read_head()
-    if head is None or head.outcome not in (None, "interrupted") or campaign.head_lives():
+    if head is None or head.outcome not in (None, "interrupted") or (not is_head and campaign.head_lives()):
         return set()
     persistence, aftermath = FilePersistence(), campaign.aftermath(campaign.listed_jobs().values())
     for job in aftermath.finished:
@@ -67,7 +70,7 @@ def start_head():
     try:
         HEAD["lock"] = campaign.hold_lock()
         orphans.refuse_orphans(workflow.workdir_init, plugin)
-        if settle_dead_head() - HEAD["finished"]:
+        if settle_dead_head(is_head=True) - HEAD["finished"]:
             raise campaign.CampaignError("jobs of an earlier run ended while this one was starting: start it again")
         if workflow.touch:
             return

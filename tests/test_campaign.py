@@ -479,6 +479,23 @@ def test_what_did_not_end_well_is_repeated_whatever_files_there_are(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("slurm")
+def test_what_ended_while_a_head_was_starting_is_not_repeated(orphaned: Campaign) -> None:
+    """The jobs were planned before the member's end was known; the next start knows it."""
+    path = orphaned.root / f"logs/{MEMBER}.attempts.jsonl"
+    start, end = path.read_text().splitlines()
+    path.write_text(f"{start}\n")
+    (orphaned.root / "end.jsonl").write_text(f"{end}\n")
+    ends = f'with open("logs/{MEMBER}.attempts.jsonl", "a") as file:\n    file.write(open("end.jsonl").read())\n\n\n'
+    orphaned.replace("Snakefile", "rule all:", f"{ends}rule all:")
+    output = failing(orphaned, "--rerun-incomplete", "results/tiny/fold0/seed0/model.ckpt")
+    assert "jobs of an earlier run ended while this one was starting: start it again" in output
+    assert path.read_text() == f"{start}\n{end}\n"
+    orphaned.replace("Snakefile", ends, "")
+    assert not trains(orphaned)
+
+
+@pytest.mark.slow
 def test_a_second_head_is_refused_before_it_starts_a_job(
     trained: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
