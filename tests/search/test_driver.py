@@ -192,6 +192,18 @@ def test_another_setting_or_recording_begins_another_study() -> None:
     assert study_digest(settings, ["b"]) != digest
 
 
+def test_another_way_to_judge_trials_begins_another_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, copy = make_settings(), tmp_path / "trial.py"
+    copy.write_text(Path(trial_module.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(driver, "__file__", str(tmp_path / "driver.py"))
+    digest = study_digest(settings, ["a"])
+    text = copy.read_text(encoding="utf-8")
+    edited = text.replace("sum(best) / len(best)", "min(best)")
+    assert edited != text
+    copy.write_text(edited, encoding="utf-8")
+    assert study_digest(settings, ["a"]) != digest
+
+
 def test_a_crashed_trial_goes_on_under_its_own_number(
     undisturbed: pd.DataFrame, search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,7 +77,8 @@ def study_digest(settings: Mapping[str, Any], digests: Sequence[str]) -> str:
     """
     train = canonical_text(settings["train"])
     deciding = {key: value for key, value in settings["search"].items() if key not in ("n_trials", "parallel")}
-    code = combined_digest(deciding_code(Path(__file__).with_name("trial.py"), train))
+    trial = Path(__file__).with_name("trial.py")
+    code = combined_digest([trial, *deciding_code(trial, train)])
     return combined_digest((), train, canonical_text(deciding), list(digests), code, str(torch.__version__))
 
 
