@@ -166,7 +166,10 @@ def end_head():
 
 
 if workflow.is_main_process and workflow.workflow_settings.persistence_backend == PersistenceBackend.FILE:
-    HEAD["finished"] = settle_dead_head()
+    try:
+        HEAD["finished"] = settle_dead_head()
+    except (ValueError, OSError) as error:
+        raise WorkflowError(str(error)) from None
 
 
 onstart:

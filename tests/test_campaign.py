@@ -75,8 +75,20 @@ def test_the_queue_is_read_with_whatever_comments_hold(slurm: FakeSlurm, folder:
 
 def test_a_queue_that_does_not_answer_is_never_empty(slurm: FakeSlurm, folder: Path) -> None:
     slurm.fail("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    orphans.refuse_orphans(folder, "local")  # nothing of this campaign was ever submitted
+    with pytest.raises(QueueError, match="squeue exited with 1: slurm_load_jobs error: Unable to contact"):
+        orphans.refuse_orphans(folder, "slurm")
+    campaign.begin(head_of(folder), [])
     with pytest.raises(QueueError, match="squeue exited with 1: slurm_load_jobs error: Unable to contact"):
         orphans.refuse_orphans(folder, "local")
+
+
+def test_a_head_in_a_job_is_no_orphan(slurm: FakeSlurm, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm.enqueue("7", folder, run_id="coread_head", comment="")
+    with pytest.raises(CampaignError, match="ids 7"):
+        orphans.refuse_orphans(folder, "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    orphans.refuse_orphans(folder, "slurm")
 
 
 def test_without_slurm_only_a_campaign_on_slurm_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +174,7 @@ def test_equal_comments_of_different_jobs_are_told_apart(slurm: FakeSlurm, folde
 
 
 def test_waiting_ends_when_the_queue_is_empty(slurm: FakeSlurm, folder: Path) -> None:
+    campaign.begin(head_of(folder), [])
     slurm.enqueue("1", folder, state="RUNNING")
     slurm.enqueue("2", folder)
     told: list[str] = []
@@ -176,6 +189,7 @@ def test_waiting_ends_when_the_queue_is_empty(slurm: FakeSlurm, folder: Path) ->
 
 
 def test_cancelled_jobs_are_waited_for_until_they_are_gone(slurm: FakeSlurm, folder: Path) -> None:
+    campaign.begin(head_of(folder), [])
     slurm.enqueue("1", folder, state="RUNNING")
     slurm.enqueue("2", folder)
     told: list[str] = []

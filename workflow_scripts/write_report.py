@@ -7,6 +7,7 @@ from typing import Any
 
 from coread.attempts import read_attempts
 from coread.failure import reported_errors
+from coread.orphans import uses_queue
 from coread.report import write_report
 from coread.slurm_queue import QueueError, has_queue, queued_jobs
 
@@ -42,7 +43,7 @@ def _paths(files: dict[str, Any]) -> tuple[dict[str, list[Path]], dict[str, list
 def _queued() -> set[str] | None:
     """Return the jobs that the scheduler still has, None where there is none or it does not answer."""
     try:
-        return {job.job_id for job in queued_jobs()} if has_queue() else None
+        return {job.job_id for job in queued_jobs()} if uses_queue() and has_queue() else None
     except QueueError:
         return None
 

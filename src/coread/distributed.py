@@ -172,7 +172,7 @@ def srun_command(num_processes: int, job: Mapping[str, str], command: Sequence[s
         f"--nodes={nodes}",
         f"--ntasks={num_processes}",
         f"--ntasks-per-node={num_processes // nodes}",
-        f"--cpus-per-task={job['CPUs/Task']}",
+        f"--cpus-per-task={cores if (cores := job.get('CPUs/Task', '')).isdigit() else 1}",  # newer releases say N/A
         "--kill-on-bad-exit=1",  # the others would wait for a dead rank
         "--overlap",  # the step that this command may itself run in holds the same cores
         "--mpi=none",

@@ -54,8 +54,10 @@ def _acquire(lock: filelock.BaseFileLock, folder: Path, patience_s: float) -> bo
     except filelock.Timeout:
         raise MemberLockError(
             f"{folder} is being trained by {_holder(folder)}, which did not end within {patience_s:.0f} s: "
-            "wait for it or end it, then start again"
+            f"wait for it or end it, then start again (if that machine is gone for good, delete {folder / '.lock'})"
         ) from None
+    except PermissionError as error:
+        raise MemberLockError(f"{folder / '.lock'} belongs to another user and cannot be locked: {error}") from None
     except OSError as error:
         log.warning("%s: the file system has no locks (%s), so nothing prevents a second training", folder, error)
         return False

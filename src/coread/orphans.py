@@ -14,7 +14,6 @@ from coread.slurm_queue import (
     QueueError,
     cancel_jobs,
     describe,
-    has_queue,
     queued_jobs,
     submissions_in_flight,
     target_jobs,
@@ -24,12 +23,22 @@ PREFIX = "coread_"  # of the jobs' names in the queue: profiles/slurm says slurm
 _RESUME = "`coread campaign resume` waits for them or cancels them, and goes on"
 
 
+def uses_queue(executor: str | None = None) -> bool:
+    """Return whether SLURM may hold jobs of this campaign: a head with this executor or the newest one submits there.
+
+    SLURM's commands alone mean nothing: a workstation may have them without a cluster, and they take a minute to fail.
+    """
+    head = read_head()
+    return executor == "slurm" or (head is not None and head.executor == "slurm")
+
+
 def campaign_queue(folder: str | Path) -> list[QueuedJob]:
     """Return the jobs of this campaign in the queue, of every run; raises QueueError if it cannot be asked."""
     head = read_head()
     run_ids = set() if head is None else {head.run_id, *head.earlier}
-    here = os.path.realpath(folder)
-    return [job for job in queued_jobs() if job.run_id in run_ids or _is_from(job, here)]
+    here, own = os.path.realpath(folder), os.environ.get("SLURM_JOB_ID")  # the head may run in a job itself
+    found = [job for job in queued_jobs() if job.run_id in run_ids or _is_from(job, here)]
+    return [job for job in found if job.job_id != own]
 
 
 def _is_from(job: QueuedJob, folder: str) -> bool:
@@ -38,12 +47,9 @@ def _is_from(job: QueuedJob, folder: str) -> bool:
 
 
 def refuse_orphans(folder: str | Path, executor: str) -> None:
-    """Raise CampaignError if jobs of earlier runs wait or run, before a new head has started any.
-
-    A head that runs jobs on this machine asks the queue only where there is one.
-    """
+    """Raise CampaignError if jobs of earlier runs wait or run, before a new head has started any."""
     submitting = submissions_in_flight(folder)  # before the queue, which they may still enter
-    if (executor == "slurm" or has_queue()) and (left := campaign_queue(folder)):
+    if uses_queue(executor) and (left := campaign_queue(folder)):
         ids = ", ".join(job.job_id for job in left[:10]) + (", ..." if len(left) > 10 else "")
         what = "1 job of an earlier run is" if len(left) == 1 else f"{len(left)} jobs of an earlier run are"
         raise CampaignError(f"{what} still in the queue ({describe(left)}; ids {ids}): {_RESUME}")
@@ -112,7 +118,7 @@ def wait_until_gone(folder: str | Path, tell: Callable[[str], None], *, poll_s: 
     told = ""
     while True:
         running, submitting = lingering(), submissions_in_flight(folder)  # before the queue, which they may still enter
-        left = campaign_queue(folder) if has_queue() else []
+        left = campaign_queue(folder) if uses_queue() else []
         if not left and not running and not submitting:
             return
         if cancelling:

@@ -91,3 +91,15 @@ def test_evaluating_before_training_says_so(data: Path, capfd: pytest.CaptureFix
     assert stopped.value.code == 1
     expected = "error: results/hdf5_core_readout: no trained member (fold*/seed*/model.ckpt); run coread train first\n"
     assert capfd.readouterr().err == expected
+
+
+def test_a_member_of_the_workflow_is_not_replaced(
+    data: Path, train: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    member = Path("results/mine/fold0/seed0")
+    member.mkdir(parents=True)
+    (member / "model.sha256").write_text("of the workflow\n")
+    with pytest.raises(SystemExit):
+        train("exp_name=mine")
+    assert "holds a member of the workflow: give another exp_name" in capsys.readouterr().err
+    assert not (member / "model.ckpt").exists()

@@ -66,7 +66,7 @@ def status(argv: list[str]) -> None:
     head, alive = _require_head(), campaign.head_lives()
     print(f"head      {'running' if alive else _how_it_ended(head)}: {head}")
     print(f"          snakemake {' '.join(head.command)}")
-    queue = orphans.campaign_queue(head.folder) if has_queue() else None
+    queue = orphans.campaign_queue(head.folder) if orphans.uses_queue() and has_queue() else None
     if queue is not None:
         _print_queue(queue, head, alive)
     elif head.executor == "slurm":
@@ -116,7 +116,7 @@ def resume(argv: list[str]) -> None:
     head = _require_head()
     # held until this process becomes Snakemake: no head can start between the last look at the queue and the unlocking
     lock = campaign.hold_lock()
-    if head.executor == "slurm" or has_queue():
+    if orphans.uses_queue():
         queue = orphans.campaign_queue(head.folder)
         cancelling = _asks_to_cancel(options, queue) if queue else options.cancel
         orphans.wait_until_gone(head.folder, _tell, poll_s=options.poll, cancelling=cancelling)
@@ -174,7 +174,7 @@ def _stop_jobs(jobs: Sequence[str], head: Head) -> None:
         path = campaign.marker(job)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    queue = orphans.campaign_queue(head.folder) if head.executor == "slurm" or has_queue() else []
+    queue = orphans.campaign_queue(head.folder) if orphans.uses_queue() else []
     names = orphans.names_in_queue(queue, campaign.listed_jobs())
     for job in jobs:
         mine = [queued for queued in queue if job in names[queued.job_id]]

@@ -34,6 +34,9 @@ def main(argv: list[str]) -> None:
 
 
 def _train(config: DictConfig, argv: list[str]) -> None:
+    folder = member_folder(config)
+    if (folder / "model.sha256").exists():  # which only the workflow writes; its predictions are made from that model
+        raise ValueError(f"{folder} holds a member of the workflow: give another exp_name=... or paths.output_dir=...")
     ranks = _ranks(config, argv)
     from coread.data_io.sources import build_recordings
     from coread.member_lock import member_lock
@@ -47,7 +50,6 @@ def _train(config: DictConfig, argv: list[str]) -> None:
     settings, fold, seed = stage_slice(config, "train"), int(config.fold), int(config.seed)
     code = combined_digest(deciding_code(Path(__file__), canonical_text(settings)))
     digest = resume_digest(canonical_text(settings), [content_digest(r) for r in recordings], code, fold, seed)
-    folder = member_folder(config)
     loggers = [hydra.utils.instantiate(logger, save_dir=str(folder)) for logger in config.logger.values()]
     with member_lock(folder) if ranks.is_first else nullcontext():
         member = train(settings, recordings, fold, seed, work_dir=folder / ".work" / digest, loggers=loggers)
