@@ -10,8 +10,10 @@ from pathlib import Path
 
 import h5py
 import pytest
+import torch
 
 from coread.data_io.sources import READERS
+from coread.models.member import load_member
 from coread.signatures import NO_NUMBERS, deciding_code
 from tests.campaign import Campaign, Jobs
 
@@ -198,12 +200,20 @@ def test_a_killed_member_leaves_nothing_half_made_and_goes_on(finished: Campaign
     campaign.replace("results/tiny/config/train.yaml", "max_epochs: 3000", "max_epochs: 1")
     with campaign.start(command) as process:
         assert "resuming" not in process.communicate()[0]  # other settings never go on from these weights
-    assert sorted(path.name for path in (campaign.root / "results/killed").iterdir()) == [
-        ".lock",
-        "history.csv",
-        "model.ckpt",
-        "model.sha256",
-    ]
+    written = [".lock", ".work", "history.csv", "model.ckpt", "model.sha256"]
+    assert sorted(path.name for path in (campaign.root / "results/killed").iterdir()) == written
+    assert len(list(campaign.root.glob("results/killed/.work/*"))) == 1
+
+    # a scheduler may end a job whose training is done: its outputs are deleted and made again without training
+    trained = load_member(campaign.root / "results/killed/model.ckpt").model.state_dict()
+    for name in written[2:]:
+        (campaign.root / "results/killed" / name).unlink()
+    with campaign.start(command) as process:
+        output = process.communicate()[0]
+    assert "resuming" in output
+    assert "epoch 1/" not in output
+    again = load_member(campaign.root / "results/killed/model.ckpt").model.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in trained.items())
 
 
 @pytest.mark.slow

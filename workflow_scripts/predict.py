@@ -1,6 +1,7 @@
 """Write what one member predicts for the validation and test bins of every session."""
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ def main() -> None:
     )
     write_predictions(predictions, arguments.output)
     write_digest(arguments.output)
+    shutil.rmtree(arguments.model.parent / ".work", ignore_errors=True)  # the model is safe, nothing resumes from it
 
 
 if __name__ == "__main__":

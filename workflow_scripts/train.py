@@ -59,8 +59,11 @@ def main() -> None:
             return
         write_text(folder / "history.csv", member.history.to_csv(index=False))
         member.save(arguments.output)
+        # .work stays until predictions are made from the model: where a scheduler ends this job after all, Snakemake
+        # deletes the model, and the next attempt writes it again without training
         write_digest(arguments.output)
-        shutil.rmtree(folder / ".work")
+        for outdated in set((folder / ".work").iterdir()) - {folder / ".work" / digest}:
+            shutil.rmtree(outdated)
 
 
 if __name__ == "__main__":
