@@ -23,7 +23,7 @@ from coread.training import train
 from tests.cluster.slurm_campaign import WORKFLOW, SlurmCampaign
 from tests.cluster.slurm_cluster import SlurmCluster
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(3600)]
 
 TRIALS = {"n_trials": 6, "pruner": {"method": "none"}, "space": {"model": {"hidden_channels": {"choices": [[2], [3]]}}}}
 
@@ -47,7 +47,7 @@ class Search:
         return head
 
     def finish(self, *overrides: str) -> pd.DataFrame:
-        assert self.start(*overrides).wait(900) == 0, self.log.read_text()[-3000:]
+        assert self.start(*overrides).wait(1500) == 0, self.log.read_text()[-3000:]
         return pd.read_csv(self.campaign.root / "results" / "tiny" / "search" / "trials.csv")
 
     @property
