@@ -525,6 +525,8 @@ def test_a_second_head_is_refused_before_it_starts_a_job(
 @pytest.mark.slow
 def test_a_head_is_refused_beside_orphans_in_the_queue(trained: Campaign, tmp_path: Path, slurm: FakeSlurm) -> None:
     copy = trained.copy(tmp_path / "campaign")
+    head = copy.root / "logs/campaign/head.json"
+    head.write_text(json.dumps({**json.loads(head.read_text()), "executor": "slurm"}))
     slurm.enqueue("41", copy.root, state="RUNNING")
     output = failing(copy, "results/tiny/fold0/seed1/model.ckpt")
     assert "1 job of an earlier run is still in the queue (1 RUNNING; ids 41)" in output
