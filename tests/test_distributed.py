@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,15 @@ N_STEPS = 5
 
 def load(folder: Path, name: str, rank: int = 0) -> dict[str, Any]:
     return torch.load(folder / f"{name}.rank{rank}.pt", weights_only=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As each rank has one core: another number of threads sums float32 in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ RECORD, JOBS, LOCK = FOLDER / "head.json", FOLDER / "jobs.json", FOLDER / "head.
 STOPPED = FOLDER / "stopped"  # the supervisor starts no job that has a file here
 MEMBERS = "train_member/"
 _REMEMBERED = 100  # runs whose jobs are recognised in the queue by name
-_CLOCK_S = 2.0  # records hold whole seconds
+_CLOCK_S = 60.0  # what a process's start, counted from the boot, may differ by when the clock is set meanwhile
 
 
 class CampaignError(ValueError):
