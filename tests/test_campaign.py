@@ -369,7 +369,10 @@ def test_a_pid_is_trusted_only_with_host_time_and_program(
 def test_the_head_is_known_by_more_than_its_pid(folder: Path) -> None:
     own = psutil.Process()
     assert campaign.head_process(head_of(folder, pid=own.pid)) is None  # this is no snakemake
-    with subprocess.Popen([sys.executable, "-c", "input() # snakemake"], stdin=subprocess.PIPE) as process:
+    program = "print(flush=True); input() # snakemake"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # before it runs, its command line can be empty
         began = datetime.fromtimestamp(psutil.Process(process.pid).create_time(), UTC)
         head = head_of(folder, pid=process.pid, started=began.isoformat())
         assert campaign.head_process(head) == psutil.Process(process.pid)
