@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
-COMMON_KEYS = frozenset({"dataset", "reader", "sessions"})
+COMMON_KEYS = frozenset({"dataset", "reader", "sessions", "files", "source"})
 
 Parameters = TypeVar("Parameters")
 
