@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from coread.modules.core import DummyCore, SimpleCoreWrapper
+from coread.modules.core import ConditionedGRUCore, ConvGRUCore, Core, DummyCore, SimpleCoreWrapper
 from coread.modules.layers.convolutions import CONVOLUTION_TYPES
-
-TEMPORAL = [name for name in CONVOLUTION_TYPES if name != "time_independent"]
+from coread.modules.layers.gru import ConvGRUCell, GRU_Module
+from coread.modules.layers.scaling import FiLM
 
 
 def make(convolution_type: str = "custom_separable", **kwargs) -> SimpleCoreWrapper:
@@ -33,21 +33,82 @@ def test_all_frames_survive_but_those_without_history():
     assert cut(torch.randn(1, 2, 40, 14, 13)).shape[2] == 40 - 14
 
 
+def make_gru(convolution_type: str = "custom_separable", **kwargs) -> ConvGRUCore:
+    sizes = {"channels": (2, 3, 4), "temporal_kernel_sizes": (7, 4), "spatial_kernel_sizes": (5, 4)}
+    gru = {"rec_channels": 5, "input_kern": 3, "rec_kern": 3}
+    return ConvGRUCore(**{**sizes, "convolution_type": convolution_type, "use_gru": True, "gru_kwargs": gru, **kwargs})
+
+
+# the parameters that each penalty is about, by name; layer 0 reads several channels here
+CONCERNED = {
+    "gamma_input": {
+        "custom_separable": ["layer0.conv.weight_spatial"],
+        "separable": ["layer0.conv.space_conv.weight"],
+        "full": ["layer0.conv.conv.weight"],
+        "time_independent": ["layer0.conv.conv.weight"],
+    },
+    "gamma_hidden": {
+        "custom_separable": ["layer1.conv.weight_spatial"],
+        "separable": ["layer1.conv.space_conv.weight"],
+        "full": ["layer1.conv.conv.weight"],
+        "time_independent": ["layer1.conv.conv.weight"],
+    },
+    "gamma_temporal": {
+        "custom_separable": [f"layer{i}.conv.{kind}_weights" for i in (0, 1) for kind in ("sin", "cos")],
+        "separable": ["layer0.conv.time_conv.weight"],
+        "full": ["layer0.conv.conv.weight"],
+    },
+}
+CONCERNED["gamma_in_sparse"] = {
+    name: [parameters[0].replace("layer1", layer) for layer in ("layer0", "layer1")]
+    for name, parameters in CONCERNED["gamma_hidden"].items()
+}
+
+
+@pytest.mark.parametrize("build", [make, make_gru])
 @pytest.mark.parametrize(
-    ("convolution_type", "gamma"),
-    [(name, "gamma_temporal") for name in TEMPORAL]
-    + [(name, gamma) for name in CONVOLUTION_TYPES for gamma in ("gamma_input", "gamma_hidden", "gamma_in_sparse")],
+    ("gamma", "convolution_type"), [(gamma, name) for gamma, kinds in CONCERNED.items() for name in kinds]
 )
-def test_every_penalty_has_a_gradient(convolution_type: str, gamma: str):
-    core = make(convolution_type, **{gamma: 2.0})
+def test_every_penalty_has_a_gradient_on_every_parameter_that_it_concerns(build, convolution_type: str, gamma: str):
+    core = build(convolution_type, **{gamma: 2.0})
+    assert list(core.penalties()) == [gamma.removeprefix("gamma_")]
     penalty = core.regularizer()
     penalty.backward()
-    gradients = [p.grad.abs().sum() for p in core.parameters() if p.grad is not None]
+    moved = {name.removeprefix("features.") for name, p in core.named_parameters() if p.grad is not None}
     assert penalty > 0
-    assert sum(gradients) > 0
-    unweighted = make(convolution_type, **{gamma: 1.0})
+    assert moved == set(CONCERNED[gamma][convolution_type])
+    for name, parameter in core.features.named_parameters():
+        if name in moved:
+            assert torch.isfinite(parameter.grad).all()
+            assert (parameter.grad.flatten(1).abs().sum(1) > 0).all(), f"a filter of {name} gets no gradient"
+    unweighted = build(convolution_type, **{gamma: 1.0})
     unweighted.load_state_dict(core.state_dict())
     torch.testing.assert_close(penalty, 2 * unweighted.regularizer())
+
+
+def test_the_recurrent_penalty_moves_every_recurrent_filter():
+    core = make_gru(gru_kwargs={"rec_channels": 5, "input_kern": 3, "rec_kern": 3, "gamma_rec": 0.5})
+    assert list(core.penalties()) == ["recurrent"]
+    core.regularizer().backward()
+    moved = {name for name, p in core.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert moved == {f"features.gru.gru.{gate}_gate_hidden.weight" for gate in ("reset", "update", "out")}
+
+
+def test_a_core_of_ones_own_with_only_a_regularizer_is_penalised():
+    class Own(DummyCore):
+        def regularizer(self) -> torch.Tensor:
+            return torch.tensor(2.0)
+
+    assert Own().regularizer() == 2
+    assert Core().penalties() == {}
+    assert Core().regularizer() == 0
+
+
+def test_filters_too_small_for_a_penalty_are_refused():
+    with pytest.raises(ValueError, match=r"gamma_input needs .* at least 3 x 3 pixels in layer 0, got \[2, 2\]"):
+        make(spatial_kernel_sizes=(2, 4), gamma_input=1.0)
+    with pytest.raises(ValueError, match=r"gamma_temporal needs filters of at least 3 frames in layer 0, got 2"):
+        make("full", temporal_kernel_sizes=(2, 4), gamma_temporal=1.0)
 
 
 def test_no_penalty_by_default_and_the_sum_of_several():
@@ -99,3 +160,124 @@ def test_dummy_core_passes_the_stimulus_on():
     assert torch.equal(core(x), x[:, :, 2:])
     assert core.lag == 2
     assert core.regularizer() == 0
+
+
+# ------------------------------------------------------------------------------------------------ log speed per session
+
+
+def test_a_log_speed_per_session_stretches_the_filters_of_all_layers():
+    core = make(learn_session_log_speed=True, n_neurons_dict={"a": 3, "b": 4}).eval()
+    speeds = [p for name, p in core.named_parameters() if "log_speed" in name]
+    assert [p.shape for p in speeds] == [(1,), (1,)]  # one per session, shared by the layers
+    x = torch.randn(1, 2, 25, 14, 13)
+    torch.testing.assert_close(core(x, "a"), core(x))  # they start unstretched
+    with torch.no_grad():
+        speeds[0].fill_(0.4)
+    assert not torch.allclose(core(x, "a"), core(x, "b"), rtol=1e-3)
+    torch.testing.assert_close(core(x, "b"), core(x))
+    torch.testing.assert_close(core(x, "a session of another experiment"), core(x))
+    core(x, "a").square().sum().backward()
+    assert speeds[0].grad.abs() > 0
+    assert speeds[1].grad is None
+
+
+def test_log_speeds_need_sessions_and_filters_that_can_be_stretched():
+    with pytest.raises(ValueError, match="n_neurons_dict"):
+        make(learn_session_log_speed=True)
+    with pytest.raises(ValueError, match="custom_separable, not full"):
+        make("full", learn_session_log_speed=True, n_neurons_dict={"a": 1})
+    assert not make().session_dependent
+
+
+# ------------------------------------------------------------------------------------------------------ recurrent cores
+
+
+@pytest.mark.parametrize("convolution_type", sorted(CONVOLUTION_TYPES))
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4])
+def test_recurrent_cores_are_causal_and_keep_the_size_for_even_kernels_too(convolution_type: str, kernel: int):
+    gru = {"rec_channels": 5, "input_kern": kernel, "rec_kern": kernel}
+    core = make_gru(convolution_type, gru_kwargs=gru, use_projections=True, cut_first_n_frames=2).eval()
+    x = torch.randn(2, 2, 25, 14, 13)
+    changed = x.clone()
+    changed[:, :, -1] += 1
+    y, y_changed = core(x), core(changed)
+    assert core.lag == 2 + (0 if convolution_type == "time_independent" else 9)
+    assert y.shape == (2, 5, 25 - core.lag, 10, 9)  # layer 0 is valid, layer 1 and the GRU keep the size
+    torch.testing.assert_close(y[:, :, :-1], y_changed[:, :, :-1])
+    assert not torch.equal(y[:, :, -1], y_changed[:, :, -1])
+
+
+def test_the_gru_follows_its_equations_frame_by_frame():
+    module = GRU_Module(2, 3, 3, 4).double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 2, 6, 5, 7, dtype=torch.float64)
+    cell, state = module.gru, torch.zeros(2, 3, 5, 7, dtype=torch.float64)
+    for t, expected in enumerate(module(x).unbind(2)):
+        frame = x[:, :, t]
+        update = torch.sigmoid(cell.update_gate_input(frame) + cell.update_gate_hidden(state))
+        reset = torch.sigmoid(cell.reset_gate_input(frame) + cell.reset_gate_hidden(state))
+        candidate = torch.tanh(cell.out_gate_input(frame) + cell.out_gate_hidden(state * reset))
+        stepped = cell(frame, state)
+        state = state * (1 - update) + candidate * update
+        torch.testing.assert_close(state, expected)
+        torch.testing.assert_close(stepped, expected)
+    assert ConvGRUCell(2, 3, 4, 3, pad_input=False)(torch.randn(1, 2, 9, 9)).shape == (1, 3, 6, 6)
+
+
+def test_every_hidden_layer_is_padded_by_its_own_filter():
+    sizes = {"channels": (1, 2, 2, 2), "temporal_kernel_sizes": 3, "spatial_kernel_sizes": (5, 7, 3), "use_gru": False}
+    x = torch.randn(1, 1, 12, 15, 16)
+    assert make_gru(**sizes)(x).shape[3:] == (11, 12)
+    # published: layer 1 gets none, layer 2 the padding of layer 1
+    assert make_gru(**sizes, published_behaviour=True)(x).shape[3:] == (11 - 6 + 4, 12 - 6 + 4)
+
+
+def test_the_recurrent_core_tells_where_its_output_looks():
+    core = make_gru(spatial_kernel_sizes=(5, 4), gru_kwargs={"rec_channels": 1, "input_kern": 2, "rec_kern": 1}).eval()
+    x = torch.zeros(1, 2, core.lag + 1, 14, 13, requires_grad=True)
+    core(x)[0, 0, 0, 4, 3].backward()
+    seen = x.grad.abs().sum((0, 1, 2)).nonzero().float()
+    centre = (seen.min(0).values + seen.max(0).values) / 2
+    assert centre.tolist() == [4 + core.spatial_offset[0], 3 + core.spatial_offset[1]]
+
+
+def test_a_session_or_a_given_condition_modulates_every_layer():
+    core = ConditionedGRUCore(
+        2,
+        channels=(1, 3, 4),
+        n_neurons_dict={"a": 1, "b": 1},
+        temporal_kernel_sizes=3,
+        spatial_kernel_sizes=3,
+        use_gru=True,
+        gru_kwargs={"rec_channels": 2, "input_kern": 3, "rec_kern": 3},
+    ).eval()
+    films = [module for module in core.modules() if isinstance(module, FiLM)]
+    assert [film.num_features for film in films] == [3, 4]
+    assert core.session_dependent
+    x = torch.randn(2, 1, 9, 8, 8)
+    condition = core.session_conditions["a"].detach()
+    torch.testing.assert_close(core(x, data_key="a"), core(x, condition.expand(2, -1)))
+    torch.testing.assert_close(core(x, data_key="new"), core(x, torch.zeros(2, 2)))
+    assert not torch.equal(core(x, data_key="a"), core(x, data_key="b"))
+    core(x, data_key="a").square().sum().backward()
+    assert core.session_conditions["a"].grad.abs().sum() > 0
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for film in films for p in film.parameters())
+    with pytest.raises(ValueError, match=r"condition .* of \(2, 2\), got \(2, 3\)"):
+        core(x, torch.zeros(2, 3))
+
+
+def test_wrong_recurrent_cores_are_refused():
+    with pytest.raises(ValueError, match="kernel sizes each layer"):
+        make_gru(temporal_kernel_sizes=(3,))
+    with pytest.raises(ValueError, match="gru_kwargs"):
+        make_gru(gru_kwargs=None)
+    with pytest.raises(TypeError, match="rec_kernel"):
+        make_gru(gru_kwargs={"rec_channels": 1, "input_kern": 1, "rec_kern": 1, "rec_kernel": 3})
+
+
+def test_no_core_keeps_a_tensor_of_its_last_forward():
+    for core in (make(), make_gru(), make("full"), make("separable"), make("time_independent")):
+        core(torch.randn(1, 2, 25, 14, 13))
+        kept = [v for m in core.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
+        assert not any(tensor.grad_fn is not None for tensor in kept)

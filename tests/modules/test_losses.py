@@ -2,9 +2,25 @@ import pytest
 import torch
 from torch import nn
 
-from coread.modules.losses import CorrelationLoss3d, L1PoissonLoss3d, MSE3d, PoissonLoss3d, ScaledCorrelationLoss3d
+from coread.modules.losses import (
+    CelltypeCorrelationLoss3d,
+    CelltypePoissonLoss3d,
+    CorrelationLoss3d,
+    L1CorrelationLoss3d,
+    L1PoissonLoss3d,
+    MSE3d,
+    PoissonLoss3d,
+    ScaledCorrelationLoss3d,
+)
 
-LOSSES = [PoissonLoss3d(), L1PoissonLoss3d(), MSE3d(), CorrelationLoss3d(), ScaledCorrelationLoss3d(scale=5)]
+LOSSES = [
+    PoissonLoss3d(),
+    L1PoissonLoss3d(),
+    MSE3d(),
+    CorrelationLoss3d(),
+    ScaledCorrelationLoss3d(scale=5),
+    L1CorrelationLoss3d(gamma_L1=0.1),
+]
 GOLDEN_RATE = torch.tensor([[[0.5, 1.0], [2.0, 0.25]]])
 GOLDEN_COUNT = torch.tensor([[[9.0, 9.0], [1.0, 2.0], [0.0, 1.0]]])
 
@@ -104,3 +120,40 @@ def test_wrong_shapes_are_named(data):
         PoissonLoss3d()(rate, count[:, :10])
     with pytest.raises(ValueError, match=r"\(3, 20\)"):
         PoissonLoss3d()(rate, count, torch.ones(3, 20, dtype=torch.bool))
+
+
+# ----------------------------------------------------------------------------------------------- cell types and sparsity
+
+
+@pytest.mark.parametrize("loss", [CelltypePoissonLoss3d, CelltypeCorrelationLoss3d])
+def test_every_cell_type_counts_alike(loss: type[nn.Module], data):
+    rate, count = data
+    kind, counts = torch.tensor([1, 1, 1, 2]), torch.tensor([3, 1])
+    plain = loss.__mro__[1](per_neuron=True)(rate, count)
+    expected = (plain[:3].mean() + plain[3]) / 2  # the mean over types of the mean over a type's neurons
+    torch.testing.assert_close(loss()(rate, count, kind, counts), expected)
+    for repeats in ((5, 1, 1), (1, 1, 6)):
+        found = loss()(rate.repeat(repeats), count[:, 4:].repeat(repeats), kind.repeat(repeats[2]), counts * repeats[2])
+        torch.testing.assert_close(found, expected)
+    mask = torch.rand(3, 24) > 0.4
+    hidden = count.masked_fill(~mask[..., None], torch.nan)
+    assert torch.isfinite(loss()(rate, hidden, kind, counts, mask))
+    torch.testing.assert_close(loss()(rate, count, kind.expand(3, -1), counts), expected)  # the published shape
+    # a type of which there is no neuron changes nothing
+    torch.testing.assert_close(loss()(rate, count, kind, torch.tensor([3, 1, 0])), expected)
+    with pytest.raises(ValueError, match=r"1 \.\.\. 2 .* got 1 \.\.\. 3"):
+        loss()(rate, count, torch.tensor([1, 1, 2, 3]), counts)
+
+
+def test_the_activity_behind_the_output_can_be_the_sparse_one(data):
+    rate, count = data
+    activity = torch.rand(3, 20, 4)
+    plain = CorrelationLoss3d()(rate, count)
+    loss = L1CorrelationLoss3d(gamma_L1=0.5)
+    torch.testing.assert_close(loss(rate, count), plain + 0.5 * rate.mean())
+    torch.testing.assert_close(loss((rate, activity), count), plain + 0.5 * activity.mean())
+    summed = L1CorrelationLoss3d(gamma_L1=0.5, avg=False)
+    expected = CorrelationLoss3d(avg=False)(rate, count) + 0.5 * activity.sum()
+    torch.testing.assert_close(summed((rate, activity), count), expected)
+    per_neuron = L1CorrelationLoss3d(gamma_L1=0.5, per_neuron=True)((rate, activity), count)
+    torch.testing.assert_close(per_neuron.mean(), loss((rate, activity), count))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from coread.modules.layers.convolutions import (
     SpaceTimeConv,
     STSeparableBatchConv3d,
+    TimeIndependentConv3D,
     TorchFullConv3D,
     TorchSTSeparableConv3D,
     get_conv_class,
@@ -35,10 +36,15 @@ class Core(nn.Module):
     lag: int = 0
     spatial_stride: tuple[float, float] = (1.0, 1.0)
     spatial_offset: tuple[float, float] = (0.0, 0.0)
+    session_dependent: bool = False  # whether `forward` answers differently to another `data_key`
+
+    def penalties(self) -> dict[str, Float[Tensor, ""]]:
+        """Return the weighted terms of the penalty by name; none by default."""
+        return {}
 
     def regularizer(self) -> Float[Tensor, ""]:
-        """Return the penalty to add to the loss; none by default."""
-        return torch.zeros(())
+        """Return the penalty to add to the loss: the sum of the terms."""
+        return sum(self.penalties().values(), start=torch.zeros(()))
 
 
 class DummyCore(Core):
@@ -60,7 +66,94 @@ class DummyCore(Core):
         return x[:, :, self.lag :]
 
 
-class SimpleCoreWrapper(Core):
+class ConvolutionalCore(Core):
+    """What cores of `features.layer<i>` with a `conv` each share: the four penalties and the geometry.
+
+    Args:
+        gamma_input: weight of the spatial roughness of layer 0.
+        gamma_temporal: weight of the roughness in time ("custom_separable": all layers, otherwise layer 0).
+        gamma_in_sparse: weight of the group sparsity over input channels in all layers.
+        gamma_hidden: weight of the group sparsity over input channels in all layers but layer 0.
+        laplace_padding: zeros around a filter before its roughness is taken.
+        average: divide by means instead of sums where roughness is taken.
+
+    """
+
+    features: nn.Sequential
+
+    def __init__(
+        self,
+        gamma_input: float = 0.0,
+        gamma_temporal: float = 0.0,
+        gamma_in_sparse: float = 0.0,
+        gamma_hidden: float = 0.0,
+        laplace_padding: int | None = 0,
+        average: bool = False,
+    ):
+        super().__init__()
+        self.gamma_input = gamma_input
+        self.gamma_temporal = gamma_temporal
+        self.gamma_in_sparse = gamma_in_sparse
+        self.gamma_hidden = gamma_hidden
+        self._average = average
+        self._input_weights_regularizer_spatial = FlatLaplaceL23dnorm(padding=laplace_padding)
+        self._input_weights_regularizer_temporal = TimeLaplaceL23dnorm(padding=laplace_padding, persistent_buffer=False)
+
+    def _check_penalties(self) -> None:
+        """Raise ValueError for a penalty that the filters of layer 0 are too small or of the wrong kind for."""
+        first = self.convolutions[0]
+        if self.gamma_temporal != 0 and isinstance(first, TimeIndependentConv3D):
+            raise ValueError(
+                "gamma_temporal must be 0 for time_independent convolutions, which have no temporal filter"
+            )
+        smallest = 3 - 2 * self._input_weights_regularizer_spatial.laplace.padding_size
+        time, *space = first.kernel_size
+        if self.gamma_input != 0 and min(space) < smallest:
+            raise ValueError(
+                f"gamma_input needs filters of at least {smallest} x {smallest} pixels in layer 0, got {space}"
+            )
+        if self.gamma_temporal != 0 and not isinstance(first, STSeparableBatchConv3d) and time < smallest:
+            raise ValueError(f"gamma_temporal needs filters of at least {smallest} frames in layer 0, got {time}")
+
+    @property
+    def convolutions(self) -> list[SpaceTimeConv]:
+        """The convolution of every layer."""
+        return [layer.conv for layer in self.features if hasattr(layer, "conv")]  # type: ignore[misc]
+
+    def spatial_laplace(self) -> Float[Tensor, ""]:
+        """Return the spatial roughness of layer 0."""
+        return self._input_weights_regularizer_spatial(self.convolutions[0].weight_spatial, avg=self._average)
+
+    def temporal_smoothness(self) -> Float[Tensor, ""]:
+        """Return the roughness in time of all layers ("custom_separable") or layer 0; raises TypeError if timeless."""
+        first = self.convolutions[0]
+        if isinstance(first, STSeparableBatchConv3d):
+            layers = [conv for conv in self.convolutions if isinstance(conv, STSeparableBatchConv3d)]
+            return torch.stack([temporal_smoothing(conv.sin_weights, conv.cos_weights) for conv in layers]).sum()
+        if isinstance(first, TorchSTSeparableConv3D):
+            return self._input_weights_regularizer_temporal(first.time_conv.weight, avg=self._average)
+        if isinstance(first, TorchFullConv3D):
+            traces = first.conv.weight.movedim(2, -1).reshape(-1, 1, first.kernel_size[0], 1, 1)
+            return self._input_weights_regularizer_temporal(traces, avg=self._average)
+        raise TypeError(f"{type(first).__name__} has no temporal filter")
+
+    def group_sparsity(self, first_layer: int) -> Float[Tensor, ""]:
+        """Return the group sparsity over input channels, summed over the layers from `first_layer` on."""
+        penalties = [group_sparsity(conv.weight_grouped) for conv in self.convolutions[first_layer:]]
+        return torch.stack(penalties).sum() if penalties else torch.zeros(())
+
+    def penalties(self) -> dict[str, Float[Tensor, ""]]:
+        """Return the weighted penalties whose weight is not zero, by the name of the weight without `gamma_`."""
+        terms = {
+            "input": (self.gamma_input, self.spatial_laplace),
+            "hidden": (self.gamma_hidden, lambda: self.group_sparsity(first_layer=1)),
+            "temporal": (self.gamma_temporal, self.temporal_smoothness),
+            "in_sparse": (self.gamma_in_sparse, lambda: self.group_sparsity(first_layer=0)),
+        }
+        return {name: gamma * term() for name, (gamma, term) in terms.items() if gamma}
+
+
+class SimpleCoreWrapper(ConvolutionalCore):
     """Layers of space-time convolution, batch norm, bias, ELU and, if asked for, dropout and spatial max pooling.
 
     Args:
@@ -80,7 +173,9 @@ class SimpleCoreWrapper(Core):
         hidden_padding: of the other layers.
         color_squashing_weights: fixed weights that turn a coloured stimulus into a grey one.
         convolution_type: "custom_separable", "separable", "full" or "time_independent".
-        n_neurons_dict: has no effect; every core takes it, for cores with parts of their own per session.
+        n_neurons_dict: the sessions; needed only for `learn_session_log_speed`.
+        learn_session_log_speed: learn one stretch in time per session for all filters ("custom_separable" only); an
+            unknown session gets the unstretched filters.
         published_behaviour: compute what openretina 1.1.1 does where that is a defect: padding in time, and in
             both convolutions of "separable".
 
@@ -106,9 +201,10 @@ class SimpleCoreWrapper(Core):
         color_squashing_weights: Sequence[float] | None = None,
         convolution_type: str = "custom_separable",
         n_neurons_dict: Mapping[str, int] | None = None,
+        learn_session_log_speed: bool = False,
         published_behaviour: bool = False,
     ):
-        super().__init__()
+        super().__init__(gamma_input, gamma_temporal, gamma_in_sparse, gamma_hidden)
         n_layers = len(channels) - 1
         if n_layers < 1 or len(temporal_kernel_sizes) != n_layers or len(spatial_kernel_sizes) != n_layers:
             raise ValueError(
@@ -119,14 +215,6 @@ class SimpleCoreWrapper(Core):
             raise ValueError(
                 f"downsample_input_kernel_size must leave time alone, got {list(downsample_input_kernel_size)}"
             )
-        if gamma_temporal != 0 and convolution_type == "time_independent":
-            raise ValueError(
-                "gamma_temporal must be 0 for time_independent convolutions, which have no temporal filter"
-            )
-        self.gamma_input = gamma_input
-        self.gamma_temporal = gamma_temporal
-        self.gamma_in_sparse = gamma_in_sparse
-        self.gamma_hidden = gamma_hidden
         self.cut_first_n_frames = cut_first_n_frames
         self.downsample_input_kernel_size = (
             tuple(downsample_input_kernel_size) if downsample_input_kernel_size is not None else None
@@ -140,16 +228,15 @@ class SimpleCoreWrapper(Core):
                 )
             self.color_squashing_layer = WeightedChannelSumLayer(color_squashing_weights)
             n_channels[0] = 1
-        self._input_weights_regularizer_spatial = FlatLaplaceL23dnorm(padding=0)
-        self._input_weights_regularizer_temporal = TimeLaplaceL23dnorm(padding=0, persistent_buffer=False)
-
         conv_class = get_conv_class(convolution_type)
+        self.session_dependent = learn_session_log_speed
+        log_speeds = session_log_speeds(n_neurons_dict, convolution_type) if learn_session_log_speed else {}
         self.features = nn.Sequential()
         for i in range(n_layers):
             conv = conv_class(
                 n_channels[i],
                 n_channels[i + 1],
-                log_speed_dict={},
+                log_speed_dict=log_speeds,
                 temporal_kernel_size=temporal_kernel_sizes[i],
                 spatial_kernel_size=spatial_kernel_sizes[i],
                 bias=False,
@@ -165,6 +252,7 @@ class SimpleCoreWrapper(Core):
             if maxpool_every_n_layers is not None and i % maxpool_every_n_layers == 0:
                 layer["pool"] = nn.MaxPool3d((1, 2, 2))
             self.features.add_module(f"layer{i}", nn.Sequential(layer))
+        self._check_penalties()
         self.lag = cut_first_n_frames + sum(conv.lag for conv in self.convolutions)
         axes = [self._offset_and_stride(axis) for axis in (0, 1)]
         self.spatial_offset, self.spatial_stride = zip(*axes, strict=True)
@@ -181,11 +269,6 @@ class SimpleCoreWrapper(Core):
                 offset, stride = offset + stride / 2, stride * 2
         return offset, stride
 
-    @property
-    def convolutions(self) -> list[SpaceTimeConv]:
-        """The convolution of every layer."""
-        return [layer.conv for layer in self.features]  # type: ignore[misc]
-
     def forward(
         self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None
     ) -> Float[Tensor, "batch feature out_time out_height out_width"]:
@@ -194,39 +277,29 @@ class SimpleCoreWrapper(Core):
             x = self.color_squashing_layer(x)
         if self.downsample_input_kernel_size is not None:
             x = F.avg_pool3d(x, self.downsample_input_kernel_size)
-        return self.features(x)[:, :, self.cut_first_n_frames :]
+        for layer in self.features:
+            x = run_layer(layer, x, data_key)
+        return x[:, :, self.cut_first_n_frames :]
 
-    def spatial_laplace(self) -> Float[Tensor, ""]:
-        """Return the spatial roughness of layer 0."""
-        return self._input_weights_regularizer_spatial(self.convolutions[0].weight_spatial)
 
-    def temporal_smoothness(self) -> Float[Tensor, ""]:
-        """Return the roughness in time of all layers ("custom_separable") or layer 0; raises TypeError if timeless."""
-        first = self.convolutions[0]
-        if isinstance(first, STSeparableBatchConv3d):
-            layers = [conv for conv in self.convolutions if isinstance(conv, STSeparableBatchConv3d)]
-            return torch.stack([temporal_smoothing(conv.sin_weights, conv.cos_weights) for conv in layers]).sum()
-        if isinstance(first, TorchSTSeparableConv3D):
-            return self._input_weights_regularizer_temporal(first.time_conv.weight)
-        if isinstance(first, TorchFullConv3D):
-            traces = first.conv.weight.movedim(2, -1).reshape(-1, 1, first.kernel_size[0], 1, 1)
-            return self._input_weights_regularizer_temporal(traces)
-        raise TypeError(f"{type(first).__name__} has no temporal filter")
+def run_layer(layer: nn.Module, x: Tensor, data_key: str | None) -> Tensor:
+    """Return what a layer makes of `x`; its convolution, where it has one, is told the session."""
+    if not hasattr(layer, "conv"):
+        return layer(x)
+    x = layer.conv((x, data_key))  # type: ignore[operator]
+    for name, module in layer.named_children():
+        if name != "conv":
+            x = module(x)
+    return x
 
-    def group_sparsity(self, first_layer: int) -> Float[Tensor, ""]:
-        """Return the group sparsity over input channels, summed over the layers from `first_layer` on."""
-        penalties = [group_sparsity(conv.weight_grouped) for conv in self.convolutions[first_layer:]]
-        return torch.stack(penalties).sum() if penalties else torch.zeros(())
 
-    def regularizer(self) -> Float[Tensor, ""]:
-        """Return the weighted sum of the penalties whose weight is not zero."""
-        penalty = torch.zeros((), device=self.convolutions[0].weight_grouped.device)
-        if self.gamma_input:
-            penalty = penalty + self.gamma_input * self.spatial_laplace()
-        if self.gamma_hidden:
-            penalty = penalty + self.gamma_hidden * self.group_sparsity(first_layer=1)
-        if self.gamma_temporal:
-            penalty = penalty + self.gamma_temporal * self.temporal_smoothness()
-        if self.gamma_in_sparse:
-            penalty = penalty + self.gamma_in_sparse * self.group_sparsity(first_layer=0)
-        return penalty
+def session_log_speeds(sessions: Mapping[str, int] | None, convolution_type: str) -> dict[str, nn.Parameter]:
+    """Return a trainable log speed of 0 per session; raises ValueError without sessions or filters to stretch."""
+    if not sessions:
+        raise ValueError("a log speed per session needs n_neurons_dict, which names the sessions")
+    if convolution_type != "custom_separable":
+        raise ValueError(
+            f"a log speed per session needs convolution_type custom_separable, not {convolution_type}: only filters "
+            "made of sines and cosines can be stretched in time"
+        )
+    return {session: nn.Parameter(torch.zeros(1)) for session in sessions}

@@ -52,12 +52,8 @@ class SpaceTimeConv(nn.Module):
                 self.register_buffer(f"log_speed_{session}", torch.as_tensor(value, dtype=torch.float32).reshape(1))
 
     def log_speed(self, data_key: str | None) -> Tensor | None:
-        """Return a session's log speed, None for the default; raises KeyError if other sessions have one."""
-        if data_key is None or not self._log_speed_sessions:
-            return None
-        if data_key not in self._log_speed_sessions:
-            raise KeyError(f"no log speed for session {data_key!r}; known are {sorted(self._log_speed_sessions)}")
-        return getattr(self, f"log_speed_{data_key}")
+        """Return a session's log speed; None, for the default, where the session has none."""
+        return getattr(self, f"log_speed_{data_key}") if data_key in self._log_speed_sessions else None
 
     @property
     def padding_before(self) -> tuple[int, int]:

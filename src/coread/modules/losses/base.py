@@ -1,7 +1,7 @@
 """What all losses share: the lag, the mask and the reduction."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 Output = Float[Tensor, "batch out_time neuron"]
@@ -28,6 +28,25 @@ def align(output: Output, target: Target, mask: Mask | None) -> tuple[Output, Ou
     return output.float(), target.masked_fill(~counted, 0.0), counted
 
 
+def celltype_weights(
+    group_assignment: Int[Tensor, "*batch neuron"], group_counts: Int[Tensor, "type"]
+) -> Float[Tensor, "*batch 1 neuron"]:
+    """Return weights of neurons of mean 1 over all counted neurons, the same sum for every type.
+
+    `group_assignment` counts types from 1; `group_counts` are the neurons of each type in all sessions. Raises
+    ValueError for a neuron of a type that is not counted.
+    """
+    low, high = int(group_assignment.min()), int(group_assignment.max())
+    if low < 1 or high > len(group_counts) or bool((group_counts[group_assignment - 1] <= 0).any()):
+        raise ValueError(
+            f"cell types must be 1 ... {len(group_counts)} with at least one neuron each, got {low} ... {high} "
+            f"and {group_counts.tolist()} neurons"
+        )
+    present = group_counts > 0
+    weights = group_counts.sum() / present.sum() / group_counts.clamp(min=1)
+    return weights[group_assignment - 1].float().unsqueeze(-2)
+
+
 class ElementwiseLoss(nn.Module):
     """A sum of one term per counted bin and neuron, reduced to its mean.
 
@@ -46,8 +65,15 @@ class ElementwiseLoss(nn.Module):
 
     def forward(self, output: Output, target: Target, mask: Mask | None = None) -> Float[Tensor, ""]:
         """Return the loss, `(neuron,)` with `per_neuron`; 0 where the mask counts nothing."""
+        return self.reduce(output, target, mask)
+
+    def reduce(
+        self, output: Output, target: Target, mask: Mask | None = None, weights: Tensor | None = None
+    ) -> Float[Tensor, ""]:
+        """Return the sum or mean of the terms, multiplied by `weights` if there are any."""
         output, target, counted = align(output, target, mask)
-        terms = self.terms(output, target).masked_fill(~counted, 0.0)
+        terms = self.terms(output, target)
+        terms = (terms if weights is None else terms * weights).masked_fill(~counted, 0.0)
         if self.per_neuron:
             return terms.sum((0, 1)) / counted.sum().clamp(min=1)
         if self.avg:

@@ -1,8 +1,10 @@
 """Negative Poisson log likelihood, without the terms that do not depend on the prediction."""
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from coread.modules.losses.base import ElementwiseLoss, Output
+from coread.modules.losses.base import ElementwiseLoss, Mask, Output, Target, celltype_weights
 
 
 class PoissonLoss3d(ElementwiseLoss):
@@ -27,3 +29,20 @@ class L1PoissonLoss3d(PoissonLoss3d):
     def terms(self, output: Output, target: Output) -> Output:
         """Return the loss of every bin and neuron."""
         return super().terms(output, target) + self.gamma_l1 * output.abs()
+
+
+class CelltypePoissonLoss3d(PoissonLoss3d):
+    """Poisson loss in which every cell type counts alike, however many cells it has."""
+
+    uses_cell_types = True
+
+    def forward(  # type: ignore[override]
+        self,
+        output: Output,
+        target: Target,
+        group_assignment: Int[Tensor, "*batch neuron"],
+        group_counts: Int[Tensor, "type"],
+        mask: Mask | None = None,
+    ) -> Float[Tensor, ""]:
+        """Return the loss; see `celltype_weights` for the types. `(neuron,)` with `per_neuron`."""
+        return self.reduce(output, target, mask, celltype_weights(group_assignment, group_counts))
