@@ -109,7 +109,9 @@ class Epochs(pl.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         rng = np.random.default_rng(epoch_seed(self.seed, epoch))
         return self._share(
-            LongCycler({session: windows.shuffled(rng) for session, windows in self.windows[TRAIN].items()})
+            LongCycler(
+                {session: windows.shuffled(rng) for session, windows in self.windows[TRAIN].items()}, shuffle=False
+            )
         )
 
     def val_dataloader(self) -> ShortCycler | SharedCycler:

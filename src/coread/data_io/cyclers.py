@@ -4,47 +4,64 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any, Protocol
 
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
 
 class Batches(Sized, Protocol):
-    """Anything that knows its number of batches and can be iterated again and again."""
+    """Anything that knows its number of batches and can be iterated again and again, such as a DataLoader."""
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the batches of one pass."""
         ...
 
 
-class LongCycler:
+class LongCycler(IterableDataset):
     """Visit sessions in turn until the longest is through; shorter sessions start again: n_sessions x max(len) batches.
 
-    Yields (session, batch).
+    Yields (session, batch), the sessions in the order given or, with `shuffle`, in an order that torch's global
+    generator draws at the start of every pass. In a DataLoader (`batch_size=None`) workers share the sessions.
     """
 
-    def __init__(self, loaders: Mapping[str, Batches]) -> None:
+    def __init__(self, loaders: Mapping[str, Batches], shuffle: bool = True) -> None:
         self.loaders = dict(loaders)
+        self.shuffle = shuffle
 
     def __len__(self) -> int:
-        return len(self.loaders) * max(len(loader) for loader in self.loaders.values())
+        return len(self.loaders) * self._n_turns()
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        running = {session: iter(loader) for session, loader in self.loaders.items()}
-        for _ in range(max(len(loader) for loader in self.loaders.values())):
-            for session, loader in self.loaders.items():
+        sessions = self._visited()
+        running = {session: iter(self.loaders[session]) for session in sessions}
+        for _ in range(self._n_turns()):
+            for session in sessions:
                 try:
                     batch = next(running[session])
                 except StopIteration:
-                    running[session] = iter(loader)
+                    running[session] = iter(self.loaders[session])
                     batch = next(running[session])
                 yield session, batch
 
     def order(self) -> Iterator[tuple[str, int]]:
         """Yield (session, index of a batch in its loader) in the order of the visits, without making the batches."""
-        for turn in range(max(len(loader) for loader in self.loaders.values())):
-            for session, loader in self.loaders.items():
-                yield session, turn % len(loader)
+        sessions = self._visited()
+        for turn in range(self._n_turns()):
+            for session in sessions:
+                yield session, turn % len(self.loaders[session])
+
+    def _n_turns(self) -> int:
+        return max((len(loader) for loader in self.loaders.values()), default=0)
+
+    def _visited(self) -> list[str]:
+        sessions = _of_this_worker(self.loaders)
+        return [sessions[i] for i in torch.randperm(len(sessions)).tolist()] if self.shuffle else sessions
 
 
-class ShortCycler:
-    """Visit every batch of every session exactly once, session after session; yields (session, batch)."""
+class ShortCycler(IterableDataset):
+    """Visit every batch of every session exactly once, session after session; yields (session, batch).
+
+    In a DataLoader (`batch_size=None`) workers share the sessions.
+    """
 
     def __init__(self, loaders: Mapping[str, Batches]) -> None:
         self.loaders = dict(loaders)
@@ -53,15 +70,21 @@ class ShortCycler:
         return sum(len(loader) for loader in self.loaders.values())
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        for session, loader in self.loaders.items():
-            for batch in loader:
+        for session in _of_this_worker(self.loaders):
+            for batch in self.loaders[session]:
                 yield session, batch
 
     def order(self) -> Iterator[tuple[str, int]]:
         """Yield (session, index of a batch in its loader) in the order of the visits, without making the batches."""
-        for session, loader in self.loaders.items():
-            for index in range(len(loader)):
+        for session in _of_this_worker(self.loaders):
+            for index in range(len(self.loaders[session])):
                 yield session, index
+
+
+def _of_this_worker(loaders: Mapping[str, Batches]) -> list[str]:
+    """Return all sessions, or this worker's share of them inside a worker process of a DataLoader."""
+    worker = get_worker_info()
+    return list(loaders) if worker is None else list(loaders)[worker.id :: worker.num_workers]
 
 
 class SharedCycler:
@@ -69,10 +92,13 @@ class SharedCycler:
 
     Yields (session, batch, weight). The weight is 1; in an incomplete last step the ranks that have no batch left get
     the step's first one with weight 0, so that all take part in it and use no parameter that nobody else uses. The
-    loaders' batches must be sequences.
+    loaders' batches must be sequences. Raises ValueError for a cycler that shuffles: every rank would draw another
+    order.
     """
 
     def __init__(self, cycler: LongCycler | ShortCycler, rank: int, size: int) -> None:
+        if isinstance(cycler, LongCycler) and cycler.shuffle:
+            raise ValueError("ranks cannot share a LongCycler that shuffles the sessions: give it shuffle=False")
         self.cycler, self.rank, self.size = cycler, rank, size
 
     def __len__(self) -> int:
