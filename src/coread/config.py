@@ -31,6 +31,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
         "model",
         "loss",
         "initialization",
+        "pretrained_core",
         "optimizer",
         "lr_scheduler",
         "trainer",
@@ -41,7 +42,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "insilico": ("insilico",),
 }
 # keys of an outer config that belong to no group: names, paths of this machine and the defaults of `coread train`
-OUTER_KEYS = ("exp_name", "description", "paths", "seed", "fold", "hydra")
+OUTER_KEYS = ("exp_name", "description", "paths", "seed", "fold", "only_train_readout", "hydra")
 HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 
 
@@ -54,6 +55,12 @@ def config_directory() -> Path:
     package = Path(__file__).resolve().parent
     installed, checkout = package / "configs", package.parents[1] / "configs"
     return installed if installed.is_dir() else checkout
+
+
+def search_path(directory: Path) -> list[str]:
+    """Return the override with which groups that a folder lacks are taken from the shipped configs."""
+    shipped = config_directory().resolve()
+    return [] if directory.resolve() == shipped else [f"hydra.searchpath=['file://{shipped}']"]
 
 
 def compose(experiment: str, overrides: Sequence[str] = (), directory: Path | None = None) -> DictConfig:
@@ -122,7 +129,7 @@ def _compose(experiment: str, overrides: tuple[str, ...], directory: Path) -> Di
 def _hydra_compose(name: str, overrides: tuple[str, ...], directory: Path) -> DictConfig:
     try:
         with initialize_config_dir(config_dir=str(directory), version_base="1.3"):
-            return hydra_compose(config_name=name, overrides=list(overrides))
+            return hydra_compose(config_name=name, overrides=[*search_path(directory), *overrides])
     except (ConfigCompositionException, OmegaConfBaseException) as error:
         raise ConfigError(f"configs/{name}.yaml: {_one_line(error)}") from error
     except yaml.YAMLError as error:
@@ -179,8 +186,9 @@ def _unknown_keys(own: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[
 def _check_group_keys(config: DictConfig, directory: Path, experiment: str) -> None:
     """Compare every group with its `default.yaml`, which lists all keys of the group."""
     for group in {name for groups in STAGES.values() for name in groups}:
-        listing = directory / group / "default.yaml"
-        if not listing.is_file() or config.get(group) is None or "_target_" in config[group]:
+        folders = (directory, config_directory())
+        listing = next((file for folder in folders if (file := folder / group / "default.yaml").is_file()), None)
+        if listing is None or config.get(group) is None or "_target_" in config[group]:
             continue
         composed: Any = OmegaConf.to_container(config[group], resolve=False)
         known = {key: value for key, value in _read_yaml(listing).items() if key != "defaults"}

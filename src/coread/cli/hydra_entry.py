@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from coread.config import ConfigError, closest, compose, config_directory
+from coread.config import ConfigError, closest, compose, config_directory, search_path
 from coread.failure import reported_errors
 
 
@@ -35,7 +35,7 @@ def run_with_config(command: str, argv: list[str], function: Callable[[DictConfi
         overrides = [text for text in rest if not text.startswith("-") and ("=" in text or text.startswith("~"))]
         options = [text for text in rest if text not in overrides]  # Hydra wants them before all overrides
         options += ["--config-path", str(folder.resolve()), "--config-name", name]
-        sys.argv = [f"coread {command}", *options, f"hydra.job.name={command}", *overrides]
+        sys.argv = [f"coread {command}", *options, f"hydra.job.name={command}", *search_path(folder), *overrides]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its errors itself
         try:
             hydra.main(config_path=None, version_base="1.3")(job)()
@@ -60,7 +60,9 @@ def _named_config(argv: list[str]) -> tuple[str, Path, list[str]]:
     if name is None:
         known = sorted(path.stem for path in config_directory().glob("*.yaml") if path.stem != "workflow")
         raise ConfigError(f"--config-name is missing; shipped configs: {', '.join(known)}")
-    folder = config_directory() if directory is None else Path(directory)
+    # the documented way: an outer config in `configs/` of the working folder needs no --config-path
+    own = Path("configs", f"{name.removesuffix('.yaml')}.yaml").is_file()
+    folder = Path("configs") if own and directory is None else Path(directory or config_directory())
     if not folder.is_dir():
         if directory != "configs":
             raise ConfigError(f"--config-path {directory}: there is no such folder")
