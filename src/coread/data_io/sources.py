@@ -16,6 +16,9 @@ from coread.recording import Recording, Stimulus, validate
 
 READERS: Mapping[str, str] = {
     "hdf5_directory": "coread.data_io.readers.hdf5_directory",
+    "goldin_2022": "coread.data_io.readers.goldin_2022",
+    "karamanlis_2024": "coread.data_io.readers.karamanlis_2024",
+    "maheswaranathan_2023": "coread.data_io.readers.maheswaranathan_2023",
     "simulated_retina": "coread.data_io.simulate.retina",
 }
 
