@@ -1,23 +1,30 @@
 """Core + readout models: a shared core, one readout per session."""
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import hydra.utils
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from coread.collectives import gather_scalars
+from coread.collectives import gather_objects, gather_scalars, is_shared
+from coread.lr_schedules import Schedule
+from coread.models.output_shape import core_output_shape
 from coread.models.validation import ValidationSums
 from coread.modules.core.base_core import Core, SimpleCoreWrapper
 from coread.modules.losses.poisson import PoissonLoss3d
 from coread.modules.readout.multi_readout import MultiGaussianMaskReadout, MultiReadoutBase
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
-SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler]
+SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler | Schedule]
+NEVER = 2**31  # epochs between steps of a schedule that Lightning must not step
+
+TRAINED_WITH = ("stim_mean", "stim_std")  # what a core was trained with, which new sessions do not change
 
 
 class BaseCoreReadout(pl.LightningModule):
@@ -52,6 +59,7 @@ class BaseCoreReadout(pl.LightningModule):
         self.data_info: dict[str, Any] = dict(data_info or {})
         self.optimizer_factory = torch.optim.Adam if optimizer is None else optimizer
         self.scheduler_factory = lr_scheduler
+        self._core_is_frozen = False
         self._validation = ValidationSums()
 
     @property
@@ -63,7 +71,44 @@ class BaseCoreReadout(pl.LightningModule):
         self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None
     ) -> Float[Tensor, "batch time_out neuron"]:
         """Predict responses of a session, or of all sessions in sorted order if `data_key` is None."""
-        return self.readout(self.core(x), data_key=data_key)
+        if not getattr(self.core, "session_dependent", False):
+            return self.readout(self.core(x), data_key=data_key)
+        if data_key is None:
+            return torch.cat([self(x, session) for session in self.readout.readout_keys()], dim=-1)
+        return self.readout(self.core(x, data_key=data_key), data_key=data_key)
+
+    def data_loss(
+        self,
+        output: Float[Tensor, "batch time_out neuron"],
+        session: str,
+        targets: Float[Tensor, "batch time neuron"],
+        mask: Bool[Tensor, "batch time"],
+    ) -> Float[Tensor, ""]:
+        """Return the loss without penalties; a loss by cell type is told the session's."""
+        if getattr(self.loss, "uses_cell_types", False):
+            return self.loss(output, targets, *self.cell_types(session), mask)
+        return self.loss(output, targets, mask)
+
+    def cell_types(self, session: str) -> tuple[Int[Tensor, " neuron"], Int[Tensor, " type"]]:
+        """Return the types of a session's neurons, counted from 1, and the neurons of each type in all sessions.
+
+        They are those of `data_info["cell_type_dict"]`, in sorted order; raises ValueError if a session has none.
+        """
+        types: Mapping[str, Sequence[str]] = self.data_info.get("cell_type_dict", {})
+        if missing := sorted(set(self.readout.keys()) - set(types)):
+            raise ValueError(f"{type(self.loss).__name__} needs the cell types of all sessions, {missing} have none")
+        names = sorted({str(name) for of_session in types.values() for name in of_session})
+        every = [names.index(str(name)) + 1 for of_session in types.values() for name in of_session]
+        counts = torch.bincount(torch.tensor(every), minlength=len(names) + 1)[1:]
+        own = torch.tensor([names.index(str(name)) + 1 for name in types[session]])
+        return own.to(self.device), counts.to(self.device)
+
+    def penalties(self, data_key: str) -> dict[str, Float[Tensor, ""]]:
+        """Return the weighted terms of the penalty by name: `core_<term>` and `readout_<term>` of one session."""
+        core, readout = _penalty_terms(self.core), _penalty_terms(self.readout, data_key)
+        return {f"core_{name}": value for name, value in core.items()} | {
+            f"readout_{name}": value for name, value in readout.items()
+        }
 
     def regularizer(self, data_key: str) -> Float[Tensor, ""]:
         """Return the penalties of the core and of one session's readout."""
@@ -72,15 +117,41 @@ class BaseCoreReadout(pl.LightningModule):
     def training_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
         """Return loss plus penalties of a batch: (session, point), or (session, point, weight) where ranks share them.
 
-        Every rank logs the batches of all ranks, in the order in which one process would.
+        Every rank logs the batches of all ranks, in the order in which one process would: `train_loss`,
+        `train_penalty` and each of its terms as `train_penalty_<term>`.
         """
         session, point, weight = (*batch, 1.0)[:3]
-        loss = self.loss(self(point.inputs, session), point.targets, point.mask)
+        loss = self.data_loss(self(point.inputs, session), session, point.targets, point.mask)
         penalty = self.regularizer(session)
+        self._log_penalty_terms(session, len(point.inputs) * weight)
         for rank_loss, rank_penalty, n_windows in gather_scalars(loss, penalty, len(point.inputs) * weight):
             self.log("train_loss", rank_loss, on_step=False, on_epoch=True, batch_size=int(n_windows))
             self.log("train_penalty", rank_penalty, on_step=False, on_epoch=True, batch_size=int(n_windows))
         return (loss + penalty) * weight
+
+    @torch.no_grad()
+    def _log_penalty_terms(self, session: str, n_windows: float) -> None:
+        terms: Mapping[str, Tensor | float] = self.penalties(session)
+        if is_shared():
+            terms = {name: float(value) for name, value in terms.items()}
+        for rank_terms, rank_windows in gather_objects((terms, n_windows)):
+            for name, value in rank_terms.items():
+                self.log(f"train_penalty_{name}", value, on_step=False, on_epoch=True, batch_size=int(rank_windows))
+
+    def on_train_epoch_end(self) -> None:
+        """Step a schedule that watches a score, in epochs that validated.
+
+        Lightning would do it after the resume checkpoint is written, so that a resumed training would miss a step.
+        Raises ValueError if the watched score is not logged.
+        """
+        if (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1):
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                metrics = self.trainer.callback_metrics
+                if config.monitor not in metrics:
+                    raise ValueError(f"lr_scheduler.monitor {config.monitor!r} is not logged, known: {sorted(metrics)}")
+                config.scheduler.step(float(metrics[config.monitor]))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the sums of the last validation."""
@@ -92,7 +163,7 @@ class BaseCoreReadout(pl.LightningModule):
         if weight == 0:
             return
         output = self(point.inputs, session)
-        means = {"val_loss": self.loss(output, point.targets, point.mask)}
+        means = {"val_loss": self.data_loss(output, session, point.targets, point.mask)}
         if self.correlation_loss is not None:
             means["val_correlation_loss"] = self.correlation_loss(output, point.targets, point.mask)
         self._validation.add(session, output, point.targets, point.mask, means)
@@ -106,12 +177,44 @@ class BaseCoreReadout(pl.LightningModule):
         self.log("val_correlation", validation.mean_correlation(), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        """Build the optimiser, and the schedule stepped after every batch if there is one."""
+        """Build the optimiser, and the schedule if there is one; a bare scheduler is stepped after every batch."""
         optimizer = self.optimizer_factory(self.parameters(), lr=self.learning_rate)
         if self.scheduler_factory is None:
             return optimizer
-        scheduler = self.scheduler_factory(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        made = self.scheduler_factory(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        schedule = made if isinstance(made, Schedule) else Schedule(made, "step")
+        frequency = NEVER if isinstance(schedule.scheduler, ReduceLROnPlateau) else 1
+        return {"optimizer": optimizer, "lr_scheduler": schedule._asdict() | {"frequency": frequency}}
+
+    def freeze_core(self) -> None:
+        """Keep the core as it is from now on, its weights and the running statistics of its batch norms."""
+        self.core.requires_grad_(False)
+        self._core_is_frozen = True
+        self.core.eval()
+
+    def train(self, mode: bool = True) -> "BaseCoreReadout":
+        """Set training or evaluation mode; a frozen core stays in evaluation mode."""
+        super().train(mode)
+        if self._core_is_frozen:
+            self.core.eval()
+        return self
+
+    def update_model_data_info(self, data_info: Mapping[str, Any]) -> None:
+        """Take what `data_info` says of new sessions into the model's, session by session, and replace single values.
+
+        The stimulus mean and std stay those that the model was trained with. Raises ValueError for another
+        (channel, height, width).
+        """
+        merged = dict(self.data_info)
+        for key, value in data_info.items():
+            known = merged.get(key)
+            if key == "input_shape" and known is not None and list(known) != list(value):
+                raise ValueError(f"the model takes stimuli of {list(known)}, the new data have {list(value)}")
+            if isinstance(value, Mapping) and isinstance(known, Mapping | None):
+                merged[key] = {**(known or {}), **value}
+            elif key not in TRAINED_WITH or known is None:
+                merged[key] = value
+        self.data_info = merged
 
     def stimulus_shape(self, time_steps: int, num_batches: int = 1) -> tuple[int, int, int, int, int]:
         """Return (batch, channel, time, height, width) of a stimulus for this model."""
@@ -240,24 +343,6 @@ class ExampleCoreReadout(BaseCoreReadout):
         )
 
 
-def core_output_shape(core: Core, in_shape: Sequence[int]) -> tuple[int, ...]:
-    """Return (channel, time, height, width) of a core's output for an input of this shape.
-
-    Raises ValueError if the input is smaller than the kernels.
-    """
-    was_training = core.training
-    core.eval()
-    try:
-        with torch.no_grad():
-            output = core(torch.zeros(1, *in_shape))
-    except (RuntimeError, ValueError) as error:
-        shape = tuple(in_shape)
-        raise ValueError(f"the core cannot take an input of (channel, time, height, width) {shape}: {error}") from error
-    finally:
-        core.train(was_training)
-    return tuple(output.shape[1:])
-
-
 def is_model_causal(model: BaseCoreReadout, time_steps: int | None = None) -> bool:
     """Return whether changing the last frame changes no prediction but the last one."""
     steps = model.lag + 8 if time_steps is None else time_steps
@@ -273,6 +358,19 @@ def is_model_causal(model: BaseCoreReadout, time_steps: int | None = None) -> bo
     model.train(was_training)
     same: Bool[Tensor, ""] = torch.isclose(before[:, :-1], after[:, :-1], rtol=0, atol=1e-6).all()
     return bool(same) and before.shape[1] == steps - model.lag
+
+
+def __getattr__(name: str) -> Any:
+    """Import what loads trained models when it is asked for (PEP 562): it imports this module."""
+    if name not in ("load_core_readout_from_remote", "load_core_readout_model"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("coread.models.pretrained"), name)
+
+
+def _penalty_terms(module: Any, *arguments: str) -> dict[str, Float[Tensor, ""]]:
+    """Return a core's or readout's penalty by terms, as a single one where it tells only their sum."""
+    terms = getattr(module, "penalties", None)
+    return {"regularizer": module.regularizer(*arguments)} if terms is None else terms(*arguments)
 
 
 def _plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
