@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hydra.utils
 import numpy as np
@@ -36,6 +36,9 @@ from coread.models.member import Member, build_model
 from coread.provenance import code_version
 from coread.recording import Recording
 
+if TYPE_CHECKING:
+    from coread.models.extension import TrainedCore
+
 log = logging.getLogger(__name__)
 
 Labels = dict[str, Int8[np.ndarray, "bin"]]
@@ -54,19 +57,24 @@ def train(
     loggers: Sequence[Any] = (),
     callbacks: Sequence[Callback] = (),
     progress_bar: bool | None = None,
+    model_files: Mapping[str, Path] | None = None,
 ) -> Member:
     """Train one member and return it with the weights of its best epoch.
 
     `config` is the train slice. `work_dir` keeps `last.ckpt` after every epoch: called again with the same arguments
     after a kill, training resumes there and ends with the same weights. Remove the folder once the member is saved.
-    `callbacks` only watch, such as the pruner of a search. Nothing of a test tier is read. With
+    `model_files` says where trained models that the settings name lie (`pretrained_core`); by default the environment
+    does. `callbacks` only watch, such as the pruner of a search. Nothing of a test tier is read. With
     `trainer.num_processes` above 1 every rank calls it with the same arguments and gets the same member. Raises
     SplitError, QualityError or ValueError for data or settings that cannot be trained on.
     """
     settings = _plain(config)
     ranks = _ranks(settings["trainer"], accelerator)
     pl.seed_everything(seed, verbose=False)
-    model, labels, statistics = _prepare(settings, recordings, fold)
+    trained_core = _trained_core(settings, recordings, model_files)
+    if trained_core is not None:
+        settings["model"] = trained_core.model_settings(settings["model"])
+    model, labels, statistics = _prepare(settings, recordings, fold, trained_core)
 
     windows = {
         label: _session_windows(settings, recordings, labels, label, model.lag, statistics, _device(accelerator, ranks))
@@ -124,8 +132,21 @@ class Epochs(pl.LightningDataModule):
         return cycler if self.ranks.size == 1 else SharedCycler(cycler, self.ranks.rank, self.ranks.size)
 
 
+def _trained_core(
+    settings: Mapping[str, Any], recordings: Sequence[Recording], model_files: Mapping[str, Path] | None
+) -> "TrainedCore | None":
+    """Return the core that the settings start from, checked against the recordings; None if they start from none."""
+    if settings.get("pretrained_core") is None:
+        return None
+    # named by the settings, so that other experiments do not depend on the code that reads model files
+    trained_core = hydra.utils.instantiate(settings["pretrained_core"]).load(model_files)
+    _check_sessions(recordings)
+    trained_core.check(_sizes(recordings))
+    return trained_core
+
+
 def _prepare(
-    settings: dict[str, Any], recordings: Sequence[Recording], fold: int
+    settings: dict[str, Any], recordings: Sequence[Recording], fold: int, trained_core: "TrainedCore | None" = None
 ) -> tuple[BaseCoreReadout, Labels, Statistics]:
     """Build the model, label the bins, fit the statistics, start the readouts from the training bins."""
     _check_sessions(recordings)
@@ -136,10 +157,14 @@ def _prepare(
     statistics = compute_statistics(
         recordings,
         labels,
-        normalize_stimulus=settings["dataloader"]["normalize_stimulus"],
+        normalize_stimulus=settings["dataloader"]["normalize_stimulus"] and trained_core is None,
         response_scale=settings["dataloader"]["response_scale"],
     )
+    if trained_core is not None:
+        statistics = trained_core.keep_normalisation(statistics)
     model = build_model(settings, sizes | _fitted(statistics))
+    if trained_core is not None:
+        trained_core.put_into(model)
     _check_causality(model, settings)
     initialize_readouts(model, recordings, labels, statistics, settings["initialization"])
     for session, label in labels.items():

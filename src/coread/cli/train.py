@@ -6,6 +6,7 @@ import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +23,8 @@ USAGE = """usage: coread train --config-name NAME [--config-path DIR] [key=value
 
 Trains one member (fold and seed, both 0 unless given as fold=1 seed=3) and writes
 <paths.output_dir>/<exp_name>/fold<fold>/seed<seed>/{model.ckpt,history.csv}.
+paths.load_model_path=MODEL starts from the core of a trained model (a file, a folder, a released name), which stays as
+it is unless only_train_readout=false.
 DIR defaults to the configs shipped with coread. Any key of the config can be overridden; --cfg job prints it."""
 
 
@@ -48,17 +51,45 @@ def _train(config: DictConfig, argv: list[str]) -> None:
     data_dir = None if config.paths.data_dir is None else Path(config.paths.data_dir)
     recordings = build_recordings(stage_slice(config, "data")["data_io"], data_dir)
     settings, fold, seed = stage_slice(config, "train"), int(config.fold), int(config.seed)
+    model_files = _start_from_trained_model(settings, config)
     code = combined_digest(deciding_code(Path(__file__), canonical_text(settings)))
     digest = resume_digest(canonical_text(settings), [content_digest(r) for r in recordings], code, fold, seed)
     loggers = [hydra.utils.instantiate(logger, save_dir=str(folder)) for logger in config.logger.values()]
     with member_lock(folder) if ranks.is_first else nullcontext():
-        member = train(settings, recordings, fold, seed, work_dir=folder / ".work" / digest, loggers=loggers)
+        member = train(
+            settings,
+            recordings,
+            fold,
+            seed,
+            work_dir=folder / ".work" / digest,
+            loggers=loggers,
+            model_files=model_files,
+        )
         if not ranks.is_first:
             return
         member.save(folder / "model.ckpt")
         shutil.rmtree(folder / ".work")
         write_text(folder / "history.csv", member.history.to_csv(index=False))
     log.info("wrote %s", folder / "model.ckpt")
+
+
+def _start_from_trained_model(settings: dict[str, Any], config: DictConfig) -> dict[str, Path] | None:
+    """Put the model of `paths.load_model_path` into the settings, by its digest; return where it lies."""
+    given = config.paths.get("load_model_path")
+    if given is None:
+        return None
+    from coread.models.extension import model_digest
+    from coread.models.pretrained import find_model_file
+
+    path = find_model_file(given)
+    if "pretrained_core" not in settings:
+        settings["pretrained_core"] = {
+            "_target_": "coread.models.extension.PretrainedCore",
+            "model": Path(given).name,
+            "sha256": model_digest(path),
+            "freeze": bool(config.only_train_readout),
+        }
+    return {settings["pretrained_core"]["model"]: path}
 
 
 def _ranks(config: DictConfig, argv: list[str]) -> Ranks:

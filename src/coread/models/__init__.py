@@ -1,13 +1,33 @@
 """Whole models: a shared core and one readout per session."""
 
+import importlib
+from typing import Any
+
 from coread.models.core_readout import BaseCoreReadout, ExampleCoreReadout, UnifiedCoreReadout, is_model_causal
 from coread.models.member import Member, load_member
+
+# imported when asked for: the code behind a training must not depend on what reads files of others
+_HOMES = {
+    "add_sessions": "coread.models.extension",
+    "load_core_readout_from_remote": "coread.models.pretrained",
+    "load_core_readout_model": "coread.models.pretrained",
+}
 
 __all__ = [
     "BaseCoreReadout",
     "ExampleCoreReadout",
     "Member",
     "UnifiedCoreReadout",
+    "add_sessions",
     "is_model_causal",
+    "load_core_readout_from_remote",
+    "load_core_readout_model",
     "load_member",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a function from where it stands (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -72,6 +72,11 @@ def load_member(path: Path, device: torch.device | str = "cpu") -> Member:
         raise MemberError(f"{path}: not a readable member, truncated or foreign ({error})") from error
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
         raise MemberError(f"{path}: not a coread member of format {FORMAT_VERSION}")
+    return restore_member(content, device)
+
+
+def restore_member(content: Mapping[str, Any], device: torch.device | str = "cpu") -> Member:
+    """Return the member that the content of its file describes, with its model in eval mode."""
     model = build_model(content["config"], content["data_info"])
     model.load_state_dict(content["state_dict"])
     return Member(

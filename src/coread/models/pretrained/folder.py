@@ -1,0 +1,97 @@
+"""The folder that `coread publish` writes: weights as safetensors, everything else as JSON.
+
+`model.safetensors` holds the state dict, without the grids that follow from its shapes; `config.json` what `FORMAT`
+says, with the sha256 of the weights. An ensemble is a folder of such folders below `members/`.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from coread.models.member import Member, build_model
+from coread.models.pretrained.safe_pickle import CheckpointError
+from coread.models.pretrained.targets import check_targets
+from coread.provenance import file_sha256
+
+FORMAT, ENSEMBLE_FORMAT = "coread model 1", "coread ensemble 1"
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, MEMBERS = "config.json", "model.safetensors", "README.md", "members"
+NEEDED = ("train", "data_info", "fold", "seed", "weights")
+# what is fitted per neuron, and needed to use the model: float32, which JSON keeps to the last bit
+STATISTICS = ("response_scale", "mean_activity_dict")
+
+
+def is_published(folder: Path) -> bool:
+    """Return whether a folder holds one published model."""
+    return (folder / CONFIG_FILE).is_file() and _read_config(folder).get("format") == FORMAT
+
+
+def is_ensemble(folder: Path) -> bool:
+    """Return whether a folder holds a published ensemble."""
+    return (folder / CONFIG_FILE).is_file() and _read_config(folder).get("format") == ENSEMBLE_FORMAT
+
+
+def read_member(folder: Path, device: torch.device | str = "cpu") -> Member:
+    """Return the published model as a member, in eval mode.
+
+    Raises CheckpointError naming the file if something is missing, was altered, or is more than data.
+    """
+    from safetensors.torch import load_file
+
+    config = _read_config(folder)
+    if missing := [key for key in NEEDED if key not in config]:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: lacks {missing}")
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path}: the weights are missing")
+    if (found := file_sha256(path)) != config["weights"].get("sha256"):
+        raise CheckpointError(
+            f"{path}: the weights were altered: sha256 is {found}, {CONFIG_FILE} says {config['weights'].get('sha256')}"
+        )
+    try:
+        check_targets(config["train"])
+    except CheckpointError as error:
+        raise type(error)(f"{folder / CONFIG_FILE}: {error}") from error
+    info = statistics_from_json(config["data_info"])
+    try:
+        model = build_model(config["train"], info)
+        model.load_state_dict(load_file(path))
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{folder}: the weights do not fit the settings ({error})") from error
+    return Member(model.to(device).eval(), config["train"], int(config["fold"]), int(config["seed"]), info)
+
+
+def statistics_to_json(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the statistics per neuron as lists, which JSON and back leave bit-equal."""
+    return {
+        key: {session: torch.as_tensor(values).tolist() for session, values in info[key].items()}
+        for key in STATISTICS
+        if key in info
+    }
+
+
+def statistics_from_json(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return data_info with its statistics per neuron as tensors."""
+    tensors: dict[str, dict[str, Float[Tensor, " neuron"]]] = {
+        key: {session: torch.tensor(values, dtype=torch.float32) for session, values in info[key].items()}
+        for key in STATISTICS
+        if key in info
+    }
+    return {**info, **tensors}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: expected an object, found {type(config).__name__}")
+    return config

@@ -1,0 +1,78 @@
+"""Where the files of trained models lie: released ones by name, in the cache or else downloaded; hub repositories."""
+
+import functools
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from coread.config import closest, config_directory
+from coread.models.pretrained.safe_pickle import CheckpointError
+from coread.provenance import file_sha256
+
+CACHE_VARIABLES = ("COREAD_CACHE_DIRECTORY", "OPENRETINA_CACHE_DIRECTORY")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+
+
+@functools.cache
+def released_models() -> Mapping[str, Mapping[str, Any]]:
+    """Return the released models by name: url, path in their repository, size in bytes and sha256 where known."""
+    registry = yaml.safe_load((config_directory() / "pretrained" / "released.yaml").read_text(encoding="utf-8"))
+    prefix = registry["source"]["url"]
+    return {name: {**entry, "url": prefix + entry["path"]} for name, entry in registry["models"].items()}
+
+
+def cache_directory(path: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder of downloaded models: `path`, or the environment's, or ~/.cache/coread."""
+    given = [path, *(os.environ.get(name) for name in CACHE_VARIABLES)]
+    return Path(next((str(folder) for folder in given if folder), "~/.cache/coread")).expanduser()
+
+
+def released_file(name: str, cache: Path) -> Path:
+    """Return the checkpoint of a released model, from the cache without any network, or else downloaded into it.
+
+    In the cache it may lie at its published path or directly as `<name>.ckpt`. Raises CheckpointError for an unknown
+    name, or a file whose sha256 is not the registered one.
+    """
+    entry = released_models().get(name)
+    if entry is None:
+        raise CheckpointError(f"there is no released model {name!r}{closest(name, released_models())}")
+    target = cache / entry["path"]
+    present = [path for path in (target, cache / target.name) if path.is_file()]
+    if not present:
+        from coread.data_io.download import fetch  # here: most models come from this machine
+
+        fetch(entry["url"], target, sha256=entry["sha256"], bytes=entry["bytes"])
+        return target
+    if entry["sha256"] is not None and (found := file_sha256(present[0])) != entry["sha256"]:
+        raise CheckpointError(f"{present[0]}: sha256 is {found}, that of {name} is {entry['sha256']}: remove the file")
+    return present[0]
+
+
+def is_hub_name(text: str) -> bool:
+    """Return whether a text has the form of a repository of the Hugging Face hub, `owner/name` or `owner/name@rev`."""
+    return HUB_NAME.fullmatch(text) is not None
+
+
+def hub_folder(name: str, cache: Path) -> Path:
+    """Return the local copy of a hub repository; what is in the cache is used without any network.
+
+    Raises CheckpointError if huggingface_hub is not installed or the repository cannot be had.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise CheckpointError(f"{name}: models of the hub need huggingface_hub: pip install huggingface_hub") from error
+    repository, _, revision = name.partition("@")
+    options: dict[str, Any] = {"revision": revision or None, "cache_dir": cache / "hub"}
+    try:
+        return Path(snapshot_download(repository, local_files_only=True, **options))
+    except (OSError, ValueError):  # not in the cache; huggingface_hub's own errors are of these types
+        pass
+    try:
+        return Path(snapshot_download(repository, **options))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name}: not to be had from the hub ({error})") from error

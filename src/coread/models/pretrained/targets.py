@@ -1,0 +1,104 @@
+"""Which classes a model file may name: published ones by an explicit table, our own if they are parts of models.
+
+Hydra imports and calls whatever `_target_` names, so a model file from elsewhere could name any program.
+"""
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from coread.models.pretrained.safe_pickle import CheckpointError, UnsafeCheckpointError
+
+_CORES = "modules.core.base_core"
+_GRU_CORES = "modules.core.gru_core"
+_READOUTS = "modules.readout.multi_readout"
+# published class -> ours, below the package; old published names stand beside the ones of openretina 1.1.1
+PUBLISHED: Mapping[str, str] = {
+    f"{_CORES}.SimpleCoreWrapper": f"{_CORES}.SimpleCoreWrapper",
+    f"{_CORES}.DummyCore": f"{_CORES}.DummyCore",
+    f"{_GRU_CORES}.ConvGRUCore": f"{_GRU_CORES}.ConvGRUCore",
+    f"{_GRU_CORES}.ConditionedGRUCore": f"{_GRU_CORES}.ConditionedGRUCore",
+    f"{_READOUTS}.MultiGaussianMaskReadout": f"{_READOUTS}.MultiGaussianMaskReadout",
+    f"{_READOUTS}.MultiGaussianReadoutWrapper": f"{_READOUTS}.MultiGaussianMaskReadout",
+    f"{_READOUTS}.MultiFactorizedReadout": f"{_READOUTS}.MultiFactorizedReadout",
+    f"{_READOUTS}.MultiSampledGaussianReadout": f"{_READOUTS}.MultiSampledGaussianReadout",
+    f"{_READOUTS}.MultiSampledGaussianReadoutWrapper": f"{_READOUTS}.MultiSampledGaussianReadout",
+    f"{_READOUTS}.MultipleLNPReadout": f"{_READOUTS}.MultipleLNPReadout",
+    f"{_READOUTS}.MultiSpatialContrastReadout": f"{_READOUTS}.MultiSpatialContrastReadout",
+}
+# functions that published configs name instead of a nonlinearity
+NONLINEARITIES: Mapping[str, str] = {
+    "torch.nn.functional.softplus": "softplus",
+    "torch._C._nn.softplus": "softplus",
+    "torch.exp": "exp",
+    "torch.nn.Identity": "identity",
+}
+OPTIMIZER_PACKAGES = ("torch.optim",)
+MODULE_PACKAGES = ("coread.modules", "coread.models")
+SCHEDULE_MODULE = "coread.lr_schedules"
+INSTANTIATED = ("model", "loss", "optimizer", "lr_scheduler")
+
+
+def our_class(published: str) -> str:
+    """Return the dotted name of our class for a published one; raises CheckpointError naming an unknown one."""
+    package, _, rest = published.partition(".")
+    if package != "openretina" or rest not in PUBLISHED:
+        known = sorted(f"openretina.{name}" for name in PUBLISHED)
+        raise CheckpointError(f"the checkpoint is made of {published!r}, which is unknown here; known are {known}")
+    return f"coread.{PUBLISHED[rest]}"
+
+
+def check_targets(settings: Mapping[str, Any]) -> None:
+    """Refuse the train slice of a model file that would do more than build a model.
+
+    Raises UnsafeCheckpointError naming the first `_target_` that is no module, optimiser or schedule, or a reference
+    that would have to be resolved.
+    """
+    for key, value in _entries({name: settings.get(name) for name in INSTANTIATED}):
+        if key == "_target_":
+            _check_target(str(value))
+        elif isinstance(value, str) and "${" in value:
+            raise UnsafeCheckpointError(f"the settings of the model ask for {value}, which is refused")
+
+
+def refuse_targets(settings: Mapping[str, Any]) -> None:
+    """Raise UnsafeCheckpointError naming any `_target_`: for what a table has translated and must name no more."""
+    for key, value in _entries(settings):
+        if key == "_target_":
+            raise UnsafeCheckpointError(f"the config of the checkpoint asks for {value}, which is refused")
+
+
+def _entries(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every key with its value, at any depth."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield str(name), value
+            yield from _entries(value, str(name))
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield key, value
+            yield from _entries(value, key)
+
+
+def _check_target(target: str) -> None:
+    module, _, name = target.rpartition(".")
+    packages = (*MODULE_PACKAGES, *OPTIMIZER_PACKAGES, SCHEDULE_MODULE)
+    found = None
+    if any(module == package or module.startswith(f"{package}.") for package in packages):
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            found = None
+    if not _is_model_part(found):
+        raise UnsafeCheckpointError(f"the settings of the model ask for {target}, which is refused: no part of a model")
+
+
+def _is_model_part(found: Any) -> bool:
+    parts = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+    if inspect.isclass(found):
+        return issubclass(found, parts)
+    return inspect.isfunction(found) and found.__module__ == SCHEDULE_MODULE
