@@ -4,6 +4,7 @@ What changes from run to run (machine, time) belongs into reports and logs, neve
 compares.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -71,6 +72,17 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def unchanged_sha256(path: Path) -> str:
+    """Return the sha256 of a file, read once per process for as long as its size and modification time stay."""
+    status = path.stat()
+    return _sha256_of_version(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256_of_version(path: Path, size: int, mtime_ns: int) -> str:
+    return file_sha256(path)
+
+
 def combined_digest(files: Iterable[Path], *values: object) -> str:
     """Return one short digest of the contents of files and of further values; names and places do not count."""
     sha = hashlib.sha256(repr(values).encode())
@@ -110,7 +122,7 @@ def describe_sources(files: Sequence[Path], known: Path | None = None) -> list[d
     for path in sorted(files):
         status = path.stat()
         key = (path.name, status.st_size, status.st_mtime_ns)
-        sha256 = remembered.get(key) or file_sha256(path)
+        sha256 = remembered.get(key) or unchanged_sha256(path)  # one file may hold many sessions
         described.append({"name": key[0], "size": key[1], "mtime_ns": key[2], "sha256": sha256})
     return described
 

@@ -16,10 +16,15 @@ from coread.recording import Recording, Stimulus, validate
 
 READERS: Mapping[str, str] = {
     "hdf5_directory": "coread.data_io.readers.hdf5_directory",
+    "hoefling_2024": "coread.data_io.readers.hoefling_2024",
     "goldin_2022": "coread.data_io.readers.goldin_2022",
     "karamanlis_2024": "coread.data_io.readers.karamanlis_2024",
     "maheswaranathan_2023": "coread.data_io.readers.maheswaranathan_2023",
     "simulated_retina": "coread.data_io.simulate.retina",
+    "sridhar_2025_natural_movie": "coread.data_io.readers.sridhar_2025_natural_movie",
+    "sridhar_2025_white_noise": "coread.data_io.readers.sridhar_2025_white_noise",
+    "gollisch_white_noise": "coread.data_io.readers.gollisch_white_noise",
+    "nwb": "coread.data_io.readers.nwb",
 }
 
 
