@@ -1,6 +1,6 @@
 """What the readouts of one session share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -38,14 +38,23 @@ def projected_clamp(x: Tensor, low: float, high: float = float("inf")) -> Tensor
     return ProjectedClamp.apply(x, low, high)
 
 
+def weighted(**terms: tuple[float, Callable[[], Tensor]]) -> dict[str, Float[Tensor, ""]]:
+    """Return weight times term by name; a term whose weight is zero is not computed."""
+    return {name: weight * term() for name, (weight, term) in terms.items() if weight}
+
+
 class Readout(nn.Module):
     """Maps feature maps `(batch, channel, time, height, width)` to the responses `(batch, time, neuron)` of a session.
 
-    Subclasses have a `bias (neuron,)`: a parameter, or a buffer of zeros or None where the readout has none.
+    Subclasses have a `bias (neuron,)`: a parameter, or a buffer of zeros or None where the readout has none. Those that
+    start from spike-triggered averages have `initialize_filters` or `initialize_positions`.
     """
 
     bias: Tensor | None
     lag: int = 0  # bins lost from the front
+    needs_sta: bool = False  # whether it means nothing without spike-triggered averages
+    takes_positions: bool = True  # whether `initialize_positions`, if there is one, may be called
+    takes_filters: bool = True  # the same for `initialize_filters`
 
     def __init__(
         self,
@@ -66,9 +75,18 @@ class Readout(nn.Module):
         """Return the number of neurons."""
         return self.outdims
 
-    def regularizer(self, reduction: Reduction = "sum") -> Float[Tensor, ""]:
-        """Return the penalty to add to the loss."""
+    def penalties(self, reduction: Reduction = "sum") -> dict[str, Float[Tensor, ""]]:
+        """Return the weighted terms of the penalty by name, those with weight zero left out."""
         raise NotImplementedError
+
+    def regularizer(self, reduction: Reduction = "sum") -> Float[Tensor, ""]:
+        """Return the penalty to add to the loss: the sum of `penalties`."""
+        return torch.stack([torch.zeros((), device=self.device), *self.penalties(reduction).values()]).sum()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
 
     def initialize(self, mean_activity: Float[Tensor, " neuron"] | None = None) -> None:
         """Start the bias at the mean rates, if there are any."""

@@ -1,6 +1,6 @@
 """Readout through a free mask per neuron."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from coread.modules.layers.regularizers import FlatLaplaceL23dnorm
 from coread.modules.nonlinearities import get_nonlinearity
-from coread.modules.readout.base import Readout, Reduction
+from coread.modules.readout.base import Readout, Reduction, weighted
 from coread.modules.readout.masks import gaussian_bumps
+from coread.modules.readout.multi_readout import MultiReadoutBase
 
 WeightsConstraint = Literal["abs", "norm", "absnorm"]
 DEFAULT_SPREAD = 0.25  # of a start position, half the longer side being 1
@@ -118,15 +119,17 @@ class FactorizedReadout(Readout):
         y = (seen * self.constrained_weights[:, None]).sum(1)
         return self.nonlinearity(y + self.bias)
 
-    def regularizer(self, reduction: Reduction = "sum") -> Float[Tensor, ""]:
-        """Return the penalty on masks and feature weights; a third of the roughness counts for "mean", as published."""
+    def penalties(self, reduction: Reduction = "sum") -> dict[str, Float[Tensor, ""]]:
+        """Return the penalties on masks and feature weights; "mean" counts a third of the roughness, as published."""
         mask, weights = self.constrained_mask, self.constrained_weights
         images = mask.T.reshape(-1, 1, 1, *self.mask_size)
-        roughness = self._input_weights_regularizer_spatial(images) / (3 if reduction == "mean" else 1)
-        return (
-            self.mask_l1_reg * mask.abs().sum(0).mean()
-            + self.weights_l1_reg * weights.abs().sum(0).mean()
-            + self.laplace_mask_reg * roughness
+        return weighted(
+            mask_l1=(self.mask_l1_reg, lambda: mask.abs().sum(0).mean()),
+            weights_l1=(self.weights_l1_reg, lambda: weights.abs().sum(0).mean()),
+            laplace_mask=(
+                self.laplace_mask_reg,
+                lambda: self._input_weights_regularizer_spatial(images) / (3 if reduction == "mean" else 1),
+            ),
         )
 
     @torch.no_grad()
@@ -140,3 +143,50 @@ class FactorizedReadout(Readout):
         spread = DEFAULT_SPREAD if sigma is None else sigma
         bumps = gaussian_bumps(self.check_positions(positions), spread, *self.mask_size)
         self.mask_weights.copy_(bumps.flatten(1).T)
+
+
+KlindtReadoutWrapper3D = FactorizedReadout  # a published name
+
+
+class MultiFactorizedReadout(MultiReadoutBase):
+    """One `FactorizedReadout` per session."""
+
+    _base_readout_cls = FactorizedReadout
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        n_neurons_dict: Mapping[str, int],
+        mask_l1_reg: float,
+        weights_l1_reg: float,
+        laplace_mask_reg: float,
+        readout_bias: bool = True,
+        weights_constraint: WeightsConstraint | None = None,
+        mask_constraint: Literal["abs"] | None = None,
+        init_mask: Float[Tensor, "neuron 1 height width"] | None = None,
+        init_weights: Float[Tensor, "channel neuron"] | None = None,
+        init_scales: Sequence[Sequence[float]] = ((0.0, 0.15), (0.0, 0.15)),
+        readout_reg_avg: bool = False,
+        mean_activity_dict: Mapping[str, Float[Tensor, " neuron"]] | None = None,
+        nonlinearity_function: str | Callable[[Tensor], Tensor] = "softplus",
+        clone_readout: bool = False,
+        published_behaviour: bool = False,
+    ):
+        super().__init__(
+            in_shape=in_shape,
+            n_neurons_dict=n_neurons_dict,
+            mean_activity_dict=mean_activity_dict,
+            clone_readout=clone_readout,
+            readout_reg_avg=readout_reg_avg,
+            mask_l1_reg=mask_l1_reg,
+            weights_l1_reg=weights_l1_reg,
+            laplace_mask_reg=laplace_mask_reg,
+            readout_bias=readout_bias,
+            weights_constraint=weights_constraint,
+            mask_constraint=mask_constraint,
+            init_mask=init_mask,
+            init_weights=init_weights,
+            init_scales=init_scales,
+            nonlinearity_function=nonlinearity_function,
+            published_behaviour=published_behaviour,
+        )

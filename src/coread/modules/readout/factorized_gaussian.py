@@ -1,6 +1,6 @@
 """Readout through a Gaussian mask per neuron."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coread.modules.nonlinearities import get_nonlinearity
-from coread.modules.readout.base import Readout, Reduction, projected_clamp
+from coread.modules.readout.base import Readout, Reduction, projected_clamp, weighted
+from coread.modules.readout.multi_readout import MultiReadoutBase
 
 
 class GaussianMaskReadout(Readout):
@@ -139,10 +140,13 @@ class GaussianMaskReadout(Readout):
         squared_mean = (self.gaussian_mean_scale * self.mask_mean).square()
         return variance.mean() + squared_mean.mean() if average else variance.sum() + squared_mean.sum()
 
-    def regularizer(self, reduction: Reduction = "sum") -> Float[Tensor, ""]:
-        """Return the penalty on masks and feature weights, summed or averaged over neurons."""
+    def penalties(self, reduction: Reduction = "sum") -> dict[str, Float[Tensor, ""]]:
+        """Return the penalties on masks and feature weights, summed or averaged over neurons."""
         average = reduction == "mean"
-        return self.mask_l1_reg * self.mask_l1(average) + self.feature_weights_l1_reg * self.feature_l1(average)
+        return weighted(
+            mask_l1=(self.mask_l1_reg, lambda: self.mask_l1(average)),
+            feature_weights_l1=(self.feature_weights_l1_reg, lambda: self.feature_l1(average)),
+        )
 
     @torch.no_grad()
     def initialize_positions(self, positions: Float[Tensor, "neuron 2"], sigma: float | Tensor | None = None) -> None:
@@ -157,3 +161,46 @@ class GaussianMaskReadout(Readout):
         if sigma is not None:
             log_variance = 2 * torch.log(torch.as_tensor(sigma, dtype=torch.float32, device="cpu"))
             self.mask_log_var.copy_((log_variance / self.gaussian_var_scale).expand(self.outdims))
+
+
+class MultiGaussianMaskReadout(MultiReadoutBase):
+    """One `GaussianMaskReadout` per session."""
+
+    _base_readout_cls = GaussianMaskReadout
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        n_neurons_dict: Mapping[str, int],
+        scale: bool = True,
+        bias: bool = True,
+        gaussian_mean_scale: float = 6.0,
+        gaussian_var_scale: float = 4.0,
+        positive: bool = True,
+        mask_l1_reg: float = 1.0,
+        feature_weights_l1_reg: float = 1.0,
+        readout_reg_avg: bool = False,
+        mean_activity_dict: Mapping[str, Float[Tensor, " neuron"]] | None = None,
+        nonlinearity_function: str | Callable[[Tensor], Tensor] = "softplus",
+        clone_readout: bool = False,
+        published_behaviour: bool = False,
+    ):
+        super().__init__(
+            in_shape=in_shape,
+            n_neurons_dict=n_neurons_dict,
+            mean_activity_dict=mean_activity_dict,
+            clone_readout=clone_readout,
+            readout_reg_avg=readout_reg_avg,
+            scale=scale,
+            bias=bias,
+            gaussian_mean_scale=gaussian_mean_scale,
+            gaussian_var_scale=gaussian_var_scale,
+            positive=positive,
+            mask_l1_reg=mask_l1_reg,
+            feature_weights_l1_reg=feature_weights_l1_reg,
+            nonlinearity_function=nonlinearity_function,
+            published_behaviour=published_behaviour,
+        )
+
+
+MultiGaussianReadoutWrapper = MultiGaussianMaskReadout  # the name in the documents

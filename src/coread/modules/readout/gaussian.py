@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from coread.modules.nonlinearities import get_nonlinearity
-from coread.modules.readout.base import Readout, Reduction, projected_clamp
+from coread.modules.readout.base import Readout, Reduction, projected_clamp, weighted
+from coread.modules.readout.multi_readout import MultiReadoutBase
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
 SIGMA_SHAPES = {"full": (2, 2), "uncorrelated": (1, 2), "isotropic": (1, 1)}
@@ -32,15 +34,26 @@ class PointGaussianReadout(Readout):
         align_corners: whether -1 and 1 are the centres of the outer pixels.
         gauss_type: "full", "uncorrelated" or "isotropic" covariance.
         grid_mean_predictor: `{hidden_layers, hidden_features, final_tanh}` of a network from `source_grid` to `mu`.
-        source_grid: `(neuron, dimension)` positions in the tissue for `grid_mean_predictor`.
+        shared_features: `{match_ids, shared_features, ids}`: neurons with the same match id share a feature vector,
+            each with a factor of its own (Lurz et al. 2021). `shared_features` is the parameter `(1, channel, 1, id)`
+            of another readout, None makes one; its columns are `ids`, by default the sorted distinct match ids.
+        shared_grid: `{match_ids, shared_grid}`: neurons with the same match id share `mu`; with the parameter `(1, id,
+            1, 2)` of another readout through a learned linear map.
         init_grid: start points `(neuron, 2)`.
+        source_grid: `(neuron, dimension)` positions in the tissue for `grid_mean_predictor`.
         mean_activity: mean response `(neuron,)`, from which the bias starts.
         gamma_readout: weight of the absolute feature weights.
         nonlinearity_function: "identity", "softplus", "elu1" or "exp".
         jitter_per_frame: draw one point per frame instead, as openretina does.
-        published_behaviour: openretina 1.1.1: `jitter_per_frame`, and the mean rate itself as bias.
+        published_behaviour: openretina 1.1.1: `jitter_per_frame`, the mean rate itself as bias, and no penalty on
+            features that another readout owns.
 
     """
+
+    feature_sharing_index: Tensor
+    grid_sharing_index: Tensor
+    source_grid: Tensor
+    mu_transform: nn.Module
 
     def __init__(
         self,
@@ -53,8 +66,10 @@ class PointGaussianReadout(Readout):
         align_corners: bool = True,
         gauss_type: GaussType = "full",
         grid_mean_predictor: Mapping[str, Any] | None = None,
-        source_grid: Float[Tensor, "neuron dimension"] | None = None,
+        shared_features: Mapping[str, Any] | None = None,
+        shared_grid: Mapping[str, Any] | None = None,
         init_grid: Float[Tensor, "neuron 2"] | None = None,
+        source_grid: Float[Tensor, "neuron dimension"] | None = None,
         mean_activity: Float[Tensor, " neuron"] | None = None,
         gamma_readout: float = 1.0,
         nonlinearity_function: str | Callable[[Tensor], Tensor] = "identity",
@@ -73,18 +88,26 @@ class PointGaussianReadout(Readout):
         self.align_corners = align_corners
         self.gauss_type = gauss_type
         self.jitter_per_frame = jitter_per_frame or published_behaviour
-        if grid_mean_predictor is None:
+        if grid_mean_predictor is not None and shared_grid is not None:
+            raise ValueError("grid_mean_predictor and shared_grid both set the points: give one of them")
+        if grid_mean_predictor is not None:
+            self._predict_points(source_grid, **grid_mean_predictor)
+        elif shared_grid is not None:
+            self._share_points(init_mu_range, **shared_grid)
+        else:
             start = torch.empty(1, outdims, 1, 2).uniform_(-init_mu_range, init_mu_range)
             self._mu = nn.Parameter(
                 start if init_grid is None else self.check_positions(init_grid)[None, :, None].clone()
             )
-        else:
-            self._predict_points(source_grid, **grid_mean_predictor)
         sigma = torch.full((1, outdims, *SIGMA_SHAPES[gauss_type]), float(init_sigma_range))
         self.sigma = nn.Parameter(
             sigma.uniform_(-init_sigma_range, init_sigma_range) if gauss_type == "full" else sigma
         )
-        self._features = nn.Parameter(torch.full((1, self.in_shape[0], 1, outdims), 1 / self.in_shape[0]))
+        self._owns_features = True
+        if shared_features is None:
+            self._features = nn.Parameter(torch.full((1, self.in_shape[0], 1, outdims), 1 / self.in_shape[0]))
+        else:
+            self._share_features(**shared_features)
         self.register_parameter("bias", nn.Parameter(torch.zeros(outdims)) if bias else None)
         self.initialize(mean_activity)
 
@@ -107,16 +130,75 @@ class PointGaussianReadout(Readout):
             layers += [nn.Linear(sizes[i], sizes[i + 1])]
         self.mu_transform = nn.Sequential(*layers, *([nn.Tanh()] if final_tanh else []))
 
+    def _share_features(
+        self,
+        match_ids: Sequence[Any],
+        shared_features: nn.Parameter | None = None,
+        ids: Sequence[Any] | None = None,
+    ) -> None:
+        index, known = _indices(match_ids, ids, self.outdims)
+        shape = (1, self.in_shape[0], 1, len(known))
+        if shared_features is not None and shared_features.shape != shape:
+            raise ValueError(f"shared features must be {shape}, got {tuple(shared_features.shape)}")
+        self._owns_features = shared_features is None
+        self._features = (
+            nn.Parameter(torch.full(shape, 1 / self.in_shape[0])) if shared_features is None else shared_features
+        )
+        self.scales = nn.Parameter(torch.ones(1, 1, 1, self.outdims))
+        self.register_buffer("feature_sharing_index", index)
+
+    def _share_points(
+        self, init_mu_range: float, match_ids: Sequence[Any], shared_grid: nn.Parameter | None = None
+    ) -> None:
+        index, known = _indices(match_ids, None, self.outdims)
+        shape = (1, len(known), 1, 2)
+        if shared_grid is not None:
+            if shared_grid.shape != shape:
+                raise ValueError(f"the shared grid must be {shape}, got {tuple(shared_grid.shape)}")
+            transform = nn.Linear(2, 2)
+            nn.init.eye_(transform.weight)
+            nn.init.zeros_(transform.bias)
+            self.mu_transform = transform
+        start = torch.empty(shape).uniform_(-init_mu_range, init_mu_range)
+        self._mu = nn.Parameter(start) if shared_grid is None else shared_grid
+        self.register_buffer("grid_sharing_index", index)
+
+    @property
+    def shared_features(self) -> nn.Parameter:
+        """The parameter behind the feature weights, for `shared_features` of another readout."""
+        return self._features
+
+    @property
+    def shared_grid(self) -> nn.Parameter:
+        """The parameter behind the mean points, for `shared_grid` of another readout."""
+        return self._mu
+
     @property
     def features(self) -> Float[Tensor, "1 channel 1 neuron"]:
-        """Feature weights."""
-        return self._features
+        """Feature weights of every neuron."""
+        if not hasattr(self, "scales"):
+            return self._features
+        return self.scales * self._features[..., self.feature_sharing_index]
 
     @property
     def mu(self) -> Float[Tensor, "1 neuron 1 2"]:
         """Mean points within the feature maps."""
-        mu = self._mu if hasattr(self, "_mu") else self.mu_transform(self.source_grid)[None, :, None]
+        if not hasattr(self, "_mu"):
+            mu = self.mu_transform(self.source_grid)[None, :, None]
+        else:
+            mu = self.mu_transform(self._mu) if hasattr(self, "mu_transform") else self._mu
+            mu = mu[:, self.grid_sharing_index] if hasattr(self, "grid_sharing_index") else mu
         return projected_clamp(mu, -1.0, 1.0)
+
+    @property
+    def grid(self) -> Float[Tensor, "1 neuron 1 2"]:
+        """The points that evaluation mode reads."""
+        return self.sample_grid(1, sample=False)
+
+    @property
+    def takes_positions(self) -> bool:  # type: ignore[override]
+        """Whether every neuron has a point of its own that can be set."""
+        return hasattr(self, "_mu") and not hasattr(self, "grid_sharing_index")
 
     def sample_grid(self, n_samples: int, sample: bool | None = None) -> Float[Tensor, "sample neuron 1 2"]:
         """Return `n_samples` points per neuron: drawn while training (or as `sample` says), `mu` otherwise."""
@@ -129,34 +211,57 @@ class PointGaussianReadout(Readout):
         return projected_clamp(self.mu + jitter, -1.0, 1.0).expand(n_samples, -1, -1, -1)
 
     def forward(
-        self, x: Float[Tensor, "batch channel *time height width"], sample: bool | None = None
+        self,
+        x: Float[Tensor, "batch channel *time height width"],
+        sample: bool | None = None,
+        shift: Float[Tensor, "batch *time 2"] | None = None,
+        out_idx: Int[Tensor, " chosen"] | Bool[Tensor, " neuron"] | None = None,
     ) -> Float[Tensor, "batch *time neuron"]:
-        """Return the responses to feature maps with or without time; raises ValueError for another size."""
+        """Return the responses to feature maps with or without time; raises ValueError for another size.
+
+        `shift` moves all points of a window, or of every frame, by (x, y) in grid units (eye position). `out_idx`
+        chooses neurons, by number or as a mask.
+        """
         if x.shape[-2:] != self.in_shape[2:] or x.shape[1] != self.in_shape[0] or x.dim() not in (4, 5):
             raise ValueError(f"feature maps are {tuple(x.shape)}, the readout was made for {self.in_shape}")
         if x.dim() == 4:
-            return self.forward(x.unsqueeze(2), sample).squeeze(1)
+            return self.forward(x.unsqueeze(2), sample, shift, out_idx).squeeze(1)
+        chosen = slice(None) if out_idx is None else torch.as_tensor(out_idx, device=x.device)
         batch, channels, time = x.shape[:3]
-        if self.jitter_per_frame:
-            maps, n_samples = x.transpose(1, 2).flatten(0, 1), batch * time
+        per_frame = self.jitter_per_frame or (shift is not None and shift.dim() == 3)
+        points = self.sample_grid(batch * time if self.jitter_per_frame else batch, sample)[:, chosen]
+        if per_frame and not self.jitter_per_frame:
+            points = points.repeat_interleave(time, dim=0)
+        if shift is not None:
+            points = points + self._shift_of(shift, batch, time if per_frame else 1)[:, None, None, :]
+        maps = x.transpose(1, 2).flatten(0, 1) if per_frame else x.flatten(1, 2)
+        seen = F.grid_sample(maps, points.to(maps.dtype), align_corners=self.align_corners).squeeze(3)
+        weights = self.features[0, :, 0][:, chosen]
+        if per_frame:
+            y = torch.einsum("btcn,cn->btn", seen.unflatten(0, (batch, time)), weights)
         else:
-            maps, n_samples = x.flatten(1, 2), batch
-        points = self.sample_grid(n_samples, sample).to(maps.dtype)
-        seen = F.grid_sample(maps, points, align_corners=self.align_corners).squeeze(3)
-        if self.jitter_per_frame:
-            y = torch.einsum("btcn,cn->btn", seen.unflatten(0, (batch, time)), self.features[0, :, 0])
-        else:
-            y = torch.einsum("bctn,cn->btn", seen.unflatten(1, (channels, time)), self.features[0, :, 0])
-        return self.nonlinearity(y if self.bias is None else y + self.bias)
+            y = torch.einsum("bctn,cn->btn", seen.unflatten(1, (channels, time)), weights)
+        return self.nonlinearity(y if self.bias is None else y + self.bias[chosen])
+
+    @staticmethod
+    def _shift_of(shift: Float[Tensor, "batch *time 2"], batch: int, time: int) -> Float[Tensor, "sample 2"]:
+        if shift.dim() == 2 and time > 1:
+            shift = shift[:, None].expand(-1, time, -1)
+        flat = shift.reshape(-1, 2)
+        if len(flat) != batch * time:
+            raise ValueError(f"shift must be (batch, 2) or (batch, time, 2), got {tuple(shift.shape)}")
+        return flat
 
     def feature_l1(self, reduction: Reduction = "sum") -> Float[Tensor, ""]:
         """Return the sum (or mean) of the absolute feature weights."""
         weights = self.features.abs()
         return weights.mean() if reduction == "mean" else weights.sum()
 
-    def regularizer(self, reduction: Reduction = "sum") -> Float[Tensor, ""]:
-        """Return the penalty on the feature weights."""
-        return self.gamma_readout * self.feature_l1(reduction)
+    def penalties(self, reduction: Reduction = "sum") -> dict[str, Float[Tensor, ""]]:
+        """Return the penalty on the feature weights, with the factors of shared ones."""
+        if self.published_behaviour and not self._owns_features:
+            return {}
+        return weighted(feature_l1=(self.gamma_readout, lambda: self.feature_l1(reduction)))
 
     @torch.no_grad()
     def initialize_positions(
@@ -165,10 +270,10 @@ class PointGaussianReadout(Readout):
         """Set the mean points to `positions`, (x, y) in [-1, 1] with (-1, -1) the centre of the first pixel.
 
         `sigma` is the standard deviation in the same units; None keeps it. Raises ValueError if the points are
-        predicted from positions in the tissue.
+        predicted from positions in the tissue or shared.
         """
-        if not hasattr(self, "_mu"):
-            raise ValueError("the points are predicted by grid_mean_predictor, they cannot be set")
+        if not self.takes_positions:
+            raise ValueError("the points are predicted by grid_mean_predictor or shared, they cannot be set")
         positions = self.check_positions(positions)
         if not self.align_corners:
             size = torch.tensor([self.in_shape[3], self.in_shape[2]])
@@ -177,3 +282,124 @@ class PointGaussianReadout(Readout):
         if sigma is not None:
             spread = torch.as_tensor(sigma, dtype=torch.float32, device="cpu").reshape(1, -1, 1, 1)
             self.sigma.copy_(spread * torch.eye(2) if self.gauss_type == "full" else spread)
+
+
+FullGaussian2d = PointGaussianReadout  # the name in neuralpredictors
+
+
+def _indices(match_ids: Sequence[Any], ids: Sequence[Any] | None, n_neurons: int) -> tuple[Int[Tensor, " neuron"], Any]:
+    """Return for every neuron the row of its match id among the sorted ids, and these ids."""
+    wanted = np.asarray(match_ids)
+    if wanted.shape != (n_neurons,):
+        raise ValueError(f"need one match id for each of {n_neurons} neurons, got {wanted.shape}")
+    known = np.unique(wanted if ids is None else np.asarray(ids))
+    index = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+    if not (known[index] == wanted).all():
+        raise ValueError(f"unknown match ids {sorted(set(wanted.tolist()) - set(known.tolist()))[:5]}")
+    return torch.as_tensor(index), known
+
+
+class MultiSampledGaussianReadout(MultiReadoutBase):
+    """One `PointGaussianReadout` per session, with a nonlinearity.
+
+    In addition to what one readout takes, positions and match ids can be named as columns of the sessions' tables of
+    neurons (`neurons_dict`, which the trainer gives): `grid_mean_predictor` with `source_columns: [x, y]`, and
+    `shared_features: {match_column: NAME}`, which shares feature vectors over all sessions. `source_grid` and
+    `shared_features.match_ids` may also be dictionaries by session. Raises ValueError for a column that is missing.
+    """
+
+    _base_readout_cls = PointGaussianReadout
+    session_tables = ("neurons_dict",)
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        n_neurons_dict: Mapping[str, int],
+        bias: bool = True,
+        init_mu_range: float = 0.1,
+        init_sigma_range: float = 0.15,
+        batch_sample: bool = True,
+        align_corners: bool = True,
+        gauss_type: GaussType = "full",
+        grid_mean_predictor: Mapping[str, Any] | None = None,
+        shared_features: Mapping[str, Any] | None = None,
+        shared_grid: Mapping[str, Any] | None = None,
+        init_grid: Float[Tensor, "neuron 2"] | None = None,
+        gamma: float = 1.0,
+        reg_avg: bool = False,
+        nonlinearity_function: str | Callable[[Tensor], Tensor] = "softplus",
+        mean_activity_dict: Mapping[str, Float[Tensor, " neuron"]] | None = None,
+        source_grid: Float[Tensor, "neuron dimension"] | Mapping[str, Any] | None = None,
+        source_columns: Sequence[str] | None = None,
+        neurons_dict: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
+        jitter_per_frame: bool = False,
+        clone_readout: bool = False,
+        published_behaviour: bool = False,
+    ):
+        self._source_grid, self._source_columns = source_grid, source_columns
+        self._sharing = dict(shared_features or {})
+        self._neurons = {session: dict(table) for session, table in (neurons_dict or {}).items()}
+        self._feature_ids: Any = None
+        super().__init__(
+            in_shape=in_shape,
+            n_neurons_dict=n_neurons_dict,
+            mean_activity_dict=mean_activity_dict,
+            clone_readout=clone_readout,
+            readout_reg_avg=reg_avg,
+            bias=bias,
+            init_mu_range=init_mu_range,
+            init_sigma_range=init_sigma_range,
+            batch_sample=batch_sample,
+            align_corners=align_corners,
+            gauss_type=gauss_type,
+            grid_mean_predictor=grid_mean_predictor,
+            shared_grid=shared_grid,
+            init_grid=init_grid,
+            gamma_readout=gamma,
+            nonlinearity_function=nonlinearity_function,
+            jitter_per_frame=jitter_per_frame,
+            published_behaviour=published_behaviour,
+        )
+
+    def session_arguments(self, session: str, sessions: Sequence[str]) -> dict[str, Any]:
+        """Return positions and match ids of one session's neurons; `sessions` are added together with it."""
+        arguments: dict[str, Any] = {}
+        if self._readout_kwargs["grid_mean_predictor"] is not None:
+            arguments["source_grid"] = self._positions(session)
+        if self._sharing:
+            arguments["shared_features"] = self._shared(session, sessions)
+        return arguments
+
+    def add_tables(self, neurons_dict: Mapping[str, Mapping[str, Sequence[Any]]] | None = None) -> None:  # type: ignore[override]
+        """Remember the tables of neurons of further sessions."""
+        self._neurons |= {session: dict(table) for session, table in (neurons_dict or {}).items()}
+
+    def _positions(self, session: str) -> Any:
+        if self._source_columns is not None:
+            return np.stack([self._column(session, name) for name in self._source_columns], axis=1)
+        grid = self._source_grid
+        return grid.get(session) if isinstance(grid, Mapping) else grid
+
+    def _shared(self, session: str, sessions: Sequence[str]) -> dict[str, Any]:
+        if "shared_features" in self._sharing and self._sharing["shared_features"] is not None:
+            return self._sharing
+        if self._feature_ids is None:
+            self._feature_ids = np.unique(np.concatenate([np.asarray(self._match_ids(name)) for name in sessions]))
+        first = next(iter(self.values()), None)
+        return {
+            "match_ids": self._match_ids(session),
+            "shared_features": None if first is None else first.shared_features,
+            "ids": self._feature_ids,
+        }
+
+    def _match_ids(self, session: str) -> Any:
+        if "match_column" in self._sharing:
+            return self._column(session, self._sharing["match_column"])
+        ids = self._sharing["match_ids"]
+        return ids[session] if isinstance(ids, Mapping) else ids
+
+    def _column(self, session: str, name: str) -> Any:
+        table = self._neurons.get(session, {})
+        if name not in table:
+            raise ValueError(f"session {session!r}: the table of neurons has no column {name!r}, only {sorted(table)}")
+        return np.asarray(table[name])

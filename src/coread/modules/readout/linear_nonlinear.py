@@ -1,6 +1,7 @@
 """Linear-nonlinear readout of the stimulus itself: one space-time filter per neuron, the baseline of all models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from coread.modules.layers.regularizers import EPSILON, Laplace, Laplace1d
 from coread.modules.nonlinearities import get_nonlinearity
-from coread.modules.readout.base import Readout, Reduction
+from coread.modules.readout.base import Readout, Reduction, weighted
+from coread.modules.readout.multi_readout import MultiReadoutBase
 
 START_GAIN = 0.1  # norm of a filter that starts from an STA, whose scale says nothing about the gain
 
@@ -20,6 +22,7 @@ class LNPReadout(Readout):
     For use with a `DummyCore`. Output bin t sees the `temporal_kernel_size` frames that end with frame t, so that the
     output is `lag = temporal_kernel_size - 1` bins shorter than the stimulus. Parameters: `spatial_weights (neuron,
     rank, channel, height, width)` and `temporal_weights (neuron, rank, frame)`, whose last frame is the current one.
+    The published readout, one static image per neuron, is `temporal_kernel_size=1`; its state dict can be loaded then.
 
     Args:
         in_shape: `(channel, time, height, width)` of the stimulus.
@@ -32,7 +35,9 @@ class LNPReadout(Readout):
         sparse_weight: weight of the mean absolute spatial weight.
         nonlinearity: "softplus", "exp", "elu1" or "identity".
         bias: learn an offset per neuron.
-        published_behaviour: copy the mean rate into the bias, as openretina 1.1.1 does.
+        laplace_padding: pixels added around the filters before their roughness is taken; None keeps their size.
+        published_behaviour: openretina 1.1.1: copy the mean rate into the bias; roughness of all filters together over
+            their power together.
 
     Penalties are means over neurons. Raises ValueError for a rank that is more than the number of frames.
 
@@ -50,6 +55,7 @@ class LNPReadout(Readout):
         sparse_weight: float = 0.0,
         nonlinearity: str | Callable[[Tensor], Tensor] = "softplus",
         bias: bool = True,
+        laplace_padding: int | None = None,
         published_behaviour: bool = False,
     ):
         super().__init__(in_shape, outdims, get_nonlinearity(nonlinearity), published_behaviour)
@@ -65,7 +71,7 @@ class LNPReadout(Readout):
         self.spatial_weights = nn.Parameter(torch.randn(outdims, rank, channels, height, width) / fan_in**0.25)
         self.temporal_weights = nn.Parameter(torch.randn(outdims, rank, temporal_kernel_size) / fan_in**0.25)
         self.register_parameter("bias", nn.Parameter(torch.zeros(outdims)) if bias else None)
-        self._laplace = Laplace(persistent_buffer=False)
+        self._laplace = Laplace(padding=laplace_padding, persistent_buffer=False)
         self._laplace_time = Laplace1d(persistent_buffer=False)
         self.initialize(mean_activity)
 
@@ -85,19 +91,30 @@ class LNPReadout(Readout):
         y = y if self.bias is None else y + self.bias[:, None]
         return self.nonlinearity(y).transpose(1, 2)
 
-    def regularizer(self, reduction: Reduction = "sum") -> Float[Tensor, ""]:
-        """Return the penalty on the filters; both reductions are the mean over neurons."""
+    def penalties(self, reduction: Reduction = "sum") -> dict[str, Float[Tensor, ""]]:
+        """Return the penalties on the filters; both reductions are the mean over neurons."""
         images = self.spatial_weights.flatten(0, 2).unsqueeze(1)
         traces = self.temporal_weights.flatten(0, 1).unsqueeze(1)
-        return (
-            self.smooth_weight * self._relative_power(self._laplace(images), images)
-            + self.temporal_smooth_weight * self._relative_power(self._laplace_time(traces), traces)
-            + self.sparse_weight * self.spatial_weights.abs().mean()
+        return weighted(
+            smooth=(self.smooth_weight, lambda: self._roughness(self._laplace(images), images)),
+            temporal_smooth=(self.temporal_smooth_weight, lambda: self._roughness(self._laplace_time(traces), traces)),
+            sparse=(self.sparse_weight, lambda: self.spatial_weights.abs().mean()),
         )
 
-    def _relative_power(self, filtered: Tensor, original: Tensor) -> Float[Tensor, ""]:
-        power, total = (x.reshape(self.outdims, -1).square().sum(1) for x in (filtered, original))
-        return (power / (total + EPSILON)).mean()
+    def _roughness(self, filtered: Tensor, original: Tensor) -> Float[Tensor, ""]:
+        n_groups = 1 if self.published_behaviour else self.outdims
+        return relative_power(filtered, original, n_groups).mean()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Read also the published names, of filters without time."""
+        static = state_dict.pop(f"{prefix}inner_product_kernel.weight", None)
+        if static is not None:
+            state_dict[f"{prefix}spatial_weights"] = static.movedim(2, 1)
+            state_dict[f"{prefix}temporal_weights"] = torch.ones(len(static), 1, 1)
+            bias = state_dict.pop(f"{prefix}inner_product_kernel.bias", None)
+            if bias is not None:
+                state_dict[f"{prefix}bias"] = bias
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
     def initialize_filters(self, sta: Float[Tensor, "neuron lag channel height width"]) -> None:
@@ -116,3 +133,54 @@ class LNPReadout(Readout):
         root = power[:, : self.rank].sqrt()
         self.temporal_weights[usable] = (temporal[:, :, : self.rank] * root[:, None]).transpose(1, 2)
         self.spatial_weights[usable] = (spatial[:, : self.rank] * root[:, :, None]).unflatten(2, shape[2:])
+
+
+def relative_power(
+    filtered: Float[Tensor, "row *filtered"], original: Float[Tensor, "row *original"], n_groups: int
+) -> Float[Tensor, " group"]:
+    """Return the power of `filtered` over that of `original` for groups of consecutive rows, one group per neuron."""
+    power, total = (x.reshape(n_groups, -1).square().sum(1) for x in (filtered, original))
+    return power / (total + EPSILON)
+
+
+class MultiLNPReadout(MultiReadoutBase):
+    """One `LNPReadout` per session."""
+
+    _base_readout_cls = LNPReadout
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        n_neurons_dict: Mapping[str, int],
+        temporal_kernel_size: int = 21,
+        rank: int = 1,
+        smooth_weight: float = 0.0,
+        temporal_smooth_weight: float = 0.0,
+        sparse_weight: float = 0.0,
+        nonlinearity: str | Callable[[Tensor], Tensor] = "softplus",
+        bias: bool = True,
+        laplace_padding: int | None = None,
+        mean_activity_dict: Mapping[str, Float[Tensor, " neuron"]] | None = None,
+        readout_reg_avg: bool = False,
+        clone_readout: bool = False,
+        published_behaviour: bool = False,
+    ):
+        super().__init__(
+            in_shape=in_shape,
+            n_neurons_dict=n_neurons_dict,
+            mean_activity_dict=mean_activity_dict,
+            clone_readout=clone_readout,
+            readout_reg_avg=readout_reg_avg,
+            temporal_kernel_size=temporal_kernel_size,
+            rank=rank,
+            smooth_weight=smooth_weight,
+            temporal_smooth_weight=temporal_smooth_weight,
+            sparse_weight=sparse_weight,
+            nonlinearity=nonlinearity,
+            bias=bias,
+            laplace_padding=laplace_padding,
+            published_behaviour=published_behaviour,
+        )
+
+
+MultipleLNPReadout = MultiLNPReadout  # the published name

@@ -1,27 +1,74 @@
-"""One readout per session."""
+"""One readout per session.
 
+The classes for particular readouts stand beside these readouts; here they are found by their published names, each
+imported when it is asked for, so that a config depends on the one readout that it names.
+"""
+
+import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from coread.modules.readout.base import Readout, Reduction
-from coread.modules.readout.factorized import FactorizedReadout, WeightsConstraint
-from coread.modules.readout.factorized_gaussian import GaussianMaskReadout
-from coread.modules.readout.gaussian import GaussType, PointGaussianReadout
-from coread.modules.readout.linear_nonlinear import LNPReadout
+from coread.modules.readout.cloned import ClonedReadout
+
+if TYPE_CHECKING:
+    from coread.modules.readout.factorized import MultiFactorizedReadout
+    from coread.modules.readout.factorized_gaussian import MultiGaussianMaskReadout, MultiGaussianReadoutWrapper
+    from coread.modules.readout.gaussian import MultiSampledGaussianReadout
+    from coread.modules.readout.linear_nonlinear import MultiLNPReadout, MultipleLNPReadout
+    from coread.modules.readout.separable_lnp import MultiSeparableLNPReadout
+    from coread.modules.readout.spatial_contrast_model_readout import MultiSpatialContrastReadout
+    from coread.modules.readout.spline import MultiSplineMaskReadout
+
+__all__ = [
+    "ClonedReadout",
+    "MultiFactorizedReadout",
+    "MultiGaussianMaskReadout",
+    "MultiGaussianReadoutWrapper",
+    "MultiLNPReadout",
+    "MultiReadoutBase",
+    "MultiSampledGaussianReadout",
+    "MultiSeparableLNPReadout",
+    "MultiSpatialContrastReadout",
+    "MultiSplineMaskReadout",
+    "MultipleLNPReadout",
+]
+
+_HOMES = {
+    "MultiFactorizedReadout": "factorized",
+    "MultiGaussianMaskReadout": "factorized_gaussian",
+    "MultiGaussianReadoutWrapper": "factorized_gaussian",
+    "MultiLNPReadout": "linear_nonlinear",
+    "MultiSampledGaussianReadout": "gaussian",
+    "MultiSeparableLNPReadout": "separable_lnp",
+    "MultiSpatialContrastReadout": "spatial_contrast_model_readout",
+    "MultiSplineMaskReadout": "spline",
+    "MultipleLNPReadout": "linear_nonlinear",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a class from where it stands (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"coread.modules.readout.{_HOMES[name]}"), name)
 
 
 class MultiReadoutBase(nn.ModuleDict):
     """A dictionary of sessions and their readouts, all of one class with the same arguments.
 
     `readout_kwargs` go to the readouts, which refuse unknown ones. `readout_reg_avg` averages penalties over neurons
-    instead of summing them. Raises ValueError for sessions without mean activity, if any has one.
+    instead of summing them. With `clone_readout` the first session has a readout of its own and all others, of the
+    same neurons in the same order, a `ClonedReadout` of it. Raises ValueError for sessions without mean activity, if
+    any has one.
     """
 
     _base_readout_cls: type[Readout] | None = None
+    session_tables: ClassVar[Sequence[str]] = ()  # keys of data_info that are passed to the constructor
 
     def __init__(
         self,
@@ -29,6 +76,7 @@ class MultiReadoutBase(nn.ModuleDict):
         n_neurons_dict: Mapping[str, int],
         base_readout: type[Readout] | None = None,
         mean_activity_dict: Mapping[str, Float[Tensor, " neuron"]] | None = None,
+        clone_readout: bool = False,
         readout_reg_avg: bool = False,
         **readout_kwargs: Any,
     ):
@@ -39,6 +87,8 @@ class MultiReadoutBase(nn.ModuleDict):
         self._readout_class: Callable[..., Readout] = readout_class
         self._in_shape = tuple(in_shape)
         self._readout_kwargs = readout_kwargs
+        self.clone_readout = clone_readout
+        self.readout_reg_avg = readout_reg_avg
         self.readout_reg_reduction: Reduction = "mean" if readout_reg_avg else "sum"
         self.add_sessions(n_neurons_dict, mean_activity_dict)
 
@@ -46,19 +96,49 @@ class MultiReadoutBase(nn.ModuleDict):
         self,
         n_neurons_dict: Mapping[str, int],
         mean_activity_dict: Mapping[str, Float[Tensor, " neuron"]] | None = None,
+        **session_tables: Mapping[str, Any],
     ) -> None:
-        """Add readouts for new sessions; raises ValueError for sessions that exist or lack mean activity."""
+        """Add readouts for new sessions; raises ValueError for sessions that exist or lack mean activity.
+
+        `session_tables` is what the class asks for in `session_tables`, by session.
+        """
         existing = sorted(set(self.keys()) & set(n_neurons_dict))
         if existing:
             raise ValueError(f"sessions {existing} already have a readout")
         missing = sorted(set(n_neurons_dict) - set(mean_activity_dict or n_neurons_dict))
         if missing:
             raise ValueError(f"no mean activity for sessions {missing}")
+        self.add_tables(**session_tables)
         for session, n_neurons in n_neurons_dict.items():
             mean_activity = None if mean_activity_dict is None else torch.as_tensor(mean_activity_dict[session])
-            self[session] = self._readout_class(
-                in_shape=self._in_shape, outdims=n_neurons, mean_activity=mean_activity, **self._readout_kwargs
-            )
+            self[session] = self._new_readout(session, n_neurons, mean_activity, list(n_neurons_dict))
+
+    def _new_readout(
+        self, session: str, n_neurons: int, mean_activity: Float[Tensor, " neuron"] | None, sessions: Sequence[str]
+    ) -> Readout:
+        if self.clone_readout and len(self):
+            return ClonedReadout(self._readout(next(iter(self))), mean_activity, n_neurons, session)
+        return self._readout_class(
+            in_shape=self._in_shape,
+            outdims=n_neurons,
+            mean_activity=mean_activity,
+            **self._readout_kwargs,
+            **self.session_arguments(session, sessions),
+        )
+
+    def session_arguments(self, session: str, sessions: Sequence[str]) -> dict[str, Any]:
+        """Return arguments of one session's readout only; `sessions` are added together with it."""
+        return {}
+
+    def add_tables(self, **session_tables: Mapping[str, Any]) -> None:
+        """Remember what `session_arguments` needs of further sessions; raises TypeError for what nothing reads."""
+        if session_tables:
+            raise TypeError(f"{type(self).__name__} takes no {sorted(session_tables)}")
+
+    def initialize(self, mean_activity_dict: Mapping[str, Float[Tensor, " neuron"]] | None = None) -> None:
+        """Start the readouts of all sessions at their mean rates, if there are any."""
+        for session in self:
+            self._readout(session).initialize(None if mean_activity_dict is None else mean_activity_dict[session])
 
     def readout_keys(self) -> list[str]:
         """Return the sessions, sorted."""
@@ -75,184 +155,32 @@ class MultiReadoutBase(nn.ModuleDict):
         return max((self._readout(session).lag for session in self), default=0)
 
     def forward(
-        self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None
+        self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None, **kwargs: Any
     ) -> Float[Tensor, "batch time neuron"]:
-        """Return the responses of one session, or of all in sorted order; raises KeyError for an unknown session."""
+        """Return the responses of one session, or of all in sorted order; raises KeyError for an unknown session.
+
+        `kwargs` go to the readouts.
+        """
         if data_key is None:
-            return torch.cat([self[session](x) for session in self.readout_keys()], dim=-1)
-        return self._readout(data_key)(x)
+            return torch.cat([self[session](x, **kwargs) for session in self.readout_keys()], dim=-1)
+        return self._readout(data_key)(x, **kwargs)
+
+    def penalties(
+        self, data_key: str | None = None, reduction: Reduction | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the weighted penalty terms of one session by name; raises ValueError as `regularizer` does."""
+        return self._penalised(data_key).penalties(reduction or self.readout_reg_reduction)
 
     def regularizer(self, data_key: str | None = None, reduction: Reduction | None = None) -> Float[Tensor, ""]:
         """Return the penalty of one session; raises ValueError if none is named and there are several."""
+        return self._penalised(data_key).regularizer(reduction or self.readout_reg_reduction)
+
+    def _penalised(self, data_key: str | None) -> Readout:
         if data_key is None and len(self) != 1:
             raise ValueError(f"data_key is needed, one of {self.readout_keys()}")
-        session = self.readout_keys()[0] if data_key is None else data_key
-        return self._readout(session).regularizer(reduction or self.readout_reg_reduction)
+        return self._readout(self.readout_keys()[0] if data_key is None else data_key)
 
     def _readout(self, session: str) -> Readout:
         if session not in self:
             raise KeyError(f"no readout for session {session!r}; known are {self.readout_keys()}")
         return self[session]  # type: ignore[return-value]
-
-
-class MultiGaussianMaskReadout(MultiReadoutBase):
-    """One `GaussianMaskReadout` per session."""
-
-    _base_readout_cls = GaussianMaskReadout
-
-    def __init__(
-        self,
-        in_shape: Sequence[int],
-        n_neurons_dict: Mapping[str, int],
-        scale: bool = True,
-        bias: bool = True,
-        gaussian_mean_scale: float = 6.0,
-        gaussian_var_scale: float = 4.0,
-        positive: bool = True,
-        mask_l1_reg: float = 1.0,
-        feature_weights_l1_reg: float = 1.0,
-        readout_reg_avg: bool = False,
-        mean_activity_dict: Mapping[str, Float[Tensor, " neuron"]] | None = None,
-        nonlinearity_function: str | Callable[[Tensor], Tensor] = "softplus",
-        published_behaviour: bool = False,
-    ):
-        super().__init__(
-            in_shape=in_shape,
-            n_neurons_dict=n_neurons_dict,
-            mean_activity_dict=mean_activity_dict,
-            readout_reg_avg=readout_reg_avg,
-            scale=scale,
-            bias=bias,
-            gaussian_mean_scale=gaussian_mean_scale,
-            gaussian_var_scale=gaussian_var_scale,
-            positive=positive,
-            mask_l1_reg=mask_l1_reg,
-            feature_weights_l1_reg=feature_weights_l1_reg,
-            nonlinearity_function=nonlinearity_function,
-            published_behaviour=published_behaviour,
-        )
-
-
-MultiGaussianReadoutWrapper = MultiGaussianMaskReadout  # the name in the documents
-
-
-class MultiFactorizedReadout(MultiReadoutBase):
-    """One `FactorizedReadout` per session."""
-
-    _base_readout_cls = FactorizedReadout
-
-    def __init__(
-        self,
-        in_shape: Sequence[int],
-        n_neurons_dict: Mapping[str, int],
-        mask_l1_reg: float,
-        weights_l1_reg: float,
-        laplace_mask_reg: float,
-        readout_bias: bool = True,
-        weights_constraint: WeightsConstraint | None = None,
-        mask_constraint: Literal["abs"] | None = None,
-        init_mask: Float[Tensor, "neuron 1 height width"] | None = None,
-        init_weights: Float[Tensor, "channel neuron"] | None = None,
-        init_scales: Sequence[Sequence[float]] = ((0.0, 0.15), (0.0, 0.15)),
-        readout_reg_avg: bool = False,
-        mean_activity_dict: Mapping[str, Float[Tensor, " neuron"]] | None = None,
-        nonlinearity_function: str | Callable[[Tensor], Tensor] = "softplus",
-        published_behaviour: bool = False,
-    ):
-        super().__init__(
-            in_shape=in_shape,
-            n_neurons_dict=n_neurons_dict,
-            mean_activity_dict=mean_activity_dict,
-            readout_reg_avg=readout_reg_avg,
-            mask_l1_reg=mask_l1_reg,
-            weights_l1_reg=weights_l1_reg,
-            laplace_mask_reg=laplace_mask_reg,
-            readout_bias=readout_bias,
-            weights_constraint=weights_constraint,
-            mask_constraint=mask_constraint,
-            init_mask=init_mask,
-            init_weights=init_weights,
-            init_scales=init_scales,
-            nonlinearity_function=nonlinearity_function,
-            published_behaviour=published_behaviour,
-        )
-
-
-class MultiSampledGaussianReadout(MultiReadoutBase):
-    """One `PointGaussianReadout` per session, with a nonlinearity."""
-
-    _base_readout_cls = PointGaussianReadout
-
-    def __init__(
-        self,
-        in_shape: Sequence[int],
-        n_neurons_dict: Mapping[str, int],
-        bias: bool = True,
-        init_mu_range: float = 0.1,
-        init_sigma_range: float = 0.15,
-        batch_sample: bool = True,
-        align_corners: bool = True,
-        gauss_type: GaussType = "full",
-        grid_mean_predictor: Mapping[str, Any] | None = None,
-        source_grid: Float[Tensor, "neuron dimension"] | None = None,
-        init_grid: Float[Tensor, "neuron 2"] | None = None,
-        gamma: float = 1.0,
-        reg_avg: bool = False,
-        nonlinearity_function: str | Callable[[Tensor], Tensor] = "softplus",
-        mean_activity_dict: Mapping[str, Float[Tensor, " neuron"]] | None = None,
-        jitter_per_frame: bool = False,
-        published_behaviour: bool = False,
-    ):
-        super().__init__(
-            in_shape=in_shape,
-            n_neurons_dict=n_neurons_dict,
-            mean_activity_dict=mean_activity_dict,
-            readout_reg_avg=reg_avg,
-            bias=bias,
-            init_mu_range=init_mu_range,
-            init_sigma_range=init_sigma_range,
-            batch_sample=batch_sample,
-            align_corners=align_corners,
-            gauss_type=gauss_type,
-            grid_mean_predictor=grid_mean_predictor,
-            source_grid=source_grid,
-            init_grid=init_grid,
-            gamma_readout=gamma,
-            nonlinearity_function=nonlinearity_function,
-            jitter_per_frame=jitter_per_frame,
-            published_behaviour=published_behaviour,
-        )
-
-
-class MultiLNPReadout(MultiReadoutBase):
-    """One `LNPReadout` per session."""
-
-    _base_readout_cls = LNPReadout
-
-    def __init__(
-        self,
-        in_shape: Sequence[int],
-        n_neurons_dict: Mapping[str, int],
-        temporal_kernel_size: int = 21,
-        rank: int = 1,
-        smooth_weight: float = 0.0,
-        temporal_smooth_weight: float = 0.0,
-        sparse_weight: float = 0.0,
-        nonlinearity: str | Callable[[Tensor], Tensor] = "softplus",
-        bias: bool = True,
-        mean_activity_dict: Mapping[str, Float[Tensor, " neuron"]] | None = None,
-        published_behaviour: bool = False,
-    ):
-        super().__init__(
-            in_shape=in_shape,
-            n_neurons_dict=n_neurons_dict,
-            mean_activity_dict=mean_activity_dict,
-            temporal_kernel_size=temporal_kernel_size,
-            rank=rank,
-            smooth_weight=smooth_weight,
-            temporal_smooth_weight=temporal_smooth_weight,
-            sparse_weight=sparse_weight,
-            nonlinearity=nonlinearity,
-            bias=bias,
-            published_behaviour=published_behaviour,
-        )
