@@ -9,7 +9,7 @@ import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,15 @@ NO_NUMBERS = frozenset(
     {
         "coread",
         "coread.config",
+        "coread.data_io.download",  # a file that it brings is the published one, or an error
+        "coread.data_io.download.connection",
+        "coread.data_io.download.dataset",
+        "coread.data_io.download.local_path",
+        "coread.data_io.download.manifest",
+        "coread.data_io.download.origin",
+        "coread.data_io.download.registry",
+        "coread.data_io.download.transfer",
+        "coread.data_io.download.unpack",
         "coread.distributed",
         "coread.failure",
         "coread.member_lock",
@@ -78,7 +87,10 @@ def _arguments(path: Path, name: str, package: Path) -> frozenset[str] | None:
                 if (alias.asname or alias.name) == name:
                     return constructor_arguments(f"{node.module}.{alias.name}", package)
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-            return None
+            # another name of a class in the same module
+            return _arguments(path, node.value.id, package) if isinstance(node.value, ast.Name) else None
+    if name in (lazy := _lazy_exports(path)):
+        return constructor_arguments(lazy[name], package)
     raise LookupError(f"{path.relative_to(package.parent)} defines no {name}")
 
 
@@ -161,13 +173,38 @@ def _imported_names(tree: ast.Module) -> Iterator[str]:
 
 
 def _resolve(name: str, package: Path) -> list[str]:
-    """Return the module that a dotted name lies in, with the packages above it (importing it runs them too)."""
-    parts = name.split(".")
+    """Return the module that a dotted name lies in, with the packages above it (importing it runs them too).
+
+    A name that its module imports when it is asked for brings the module that it comes from.
+    """
+    parts, attributes = name.split("."), []
     if parts[0] != package.name:
         return []
-    while module_file(".".join(parts), package) is None:
-        parts.pop()
-    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    while (path := module_file(".".join(parts), package)) is None:
+        attributes.append(parts.pop())
+    found = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    if attributes and (home := _lazy_exports(path).get(attributes[-1])):
+        found += _resolve(home, package)
+    return found
+
+
+@functools.cache
+def _lazy_exports(path: Path) -> Mapping[str, str]:
+    """Return what a module imports only when it is asked for (PEP 562), as dotted names by name.
+
+    It has a `__getattr__`, and says for type checking where each name comes from.
+    """
+    body = _tree(path).body
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in body):
+        return {}
+    imports = [
+        statement
+        for node in body
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        if isinstance(statement, ast.ImportFrom)
+    ]
+    return {alias.asname or alias.name: f"{node.module}.{alias.name}" for node in imports for alias in node.names}
 
 
 @functools.cache
