@@ -113,7 +113,8 @@ class LearningCurve(Callback):
                 f"the training loss is {loss} in epoch {epoch}: lower model.learning_rate or clip gradients"
             )
         row: dict[str, float] = {"epoch": trainer.current_epoch}
-        for name in ("train_loss", "train_penalty", "val_loss", "val_correlation"):
+        terms = sorted(name for name in metrics if name.startswith("train_penalty_"))
+        for name in ("train_loss", "train_penalty", *terms, "val_loss", "val_correlation"):
             row[name] = float(metrics[name]) if name in metrics else float("nan")
         row["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         row["seconds"] = time.perf_counter() - self._start
@@ -128,6 +129,32 @@ class LearningCurve(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a resume checkpoint."""
         self.rows = list(state_dict["rows"])
+
+
+class OptimizerResetCallback(Callback):
+    """Forget the optimiser's momenta at the start of an epoch whose learning rate is below that of the epoch before.
+
+    Made for schedules that fall in steps (plateau, multi step): after a fall the optimiser starts afresh.
+    """
+
+    def __init__(self) -> None:
+        self.previous_rates: list[float] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare the learning rates with those of the epoch before."""
+        rates = [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        if any(rate < before for rate, before in zip(rates, self.previous_rates, strict=False)):
+            for optimizer in trainer.optimizers:
+                optimizer.state.clear()
+        self.previous_rates = rates
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the resume checkpoint keeps."""
+        return {"previous_rates": self.previous_rates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a resume checkpoint."""
+        self.previous_rates = list(state_dict["previous_rates"])
 
 
 class SaveLast(Checkpoint):

@@ -8,9 +8,12 @@ from coread import __version__
 COMMANDS = {
     "train": ("coread.cli.train", "train one member from a Hydra config (--config-name NAME key=value ...)"),
     "create-data": ("coread.cli.create_data", "write the tutorial's synthetic HDF5 data set into a folder"),
+    "download": ("coread.cli.download", "bring the published files of a dataset here, verified (--list names them)"),
     "campaign": ("coread.cli.campaign", "status | resume | stop | allow: the workflow running in this folder"),
     "search": ("coread.cli.search", "search hyper-parameters: Optuna draws trials, submitit runs them as jobs"),
+    "visualize": ("coread.cli.visualize", "draw core filters, readout masks and receptive fields of a trained model"),
     "evaluate": ("coread.cli.evaluate", "score trained members on the recordings of their experiment"),
+    "publish": ("coread.cli.publish", "write trained members as a folder to give away: weights, settings, model card"),
 }
 
 

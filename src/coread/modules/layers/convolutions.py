@@ -66,6 +66,10 @@ class SpaceTimeConv(nn.Module):
         weight: Tensor = self.weight_spatial  # type: ignore[assignment]
         return weight
 
+    def filters(self) -> Float[Tensor, "out in time height width"]:
+        """Return the dense filters between every pair of channels."""
+        return self.conv.weight  # type: ignore[union-attr, return-value]
+
     @staticmethod
     def _unpack(input_: LayerInput) -> tuple[Tensor, str | None]:
         return (input_, None) if isinstance(input_, Tensor) else input_
@@ -152,6 +156,11 @@ class TorchSTSeparableConv3D(SpaceTimeConv):
     def weight_spatial(self) -> Float[Tensor, "out in 1 height width"]:
         """Spatial filters."""
         return self.space_conv.weight
+
+    def filters(self) -> Float[Tensor, "out in time height width"]:
+        """Return the dense filters between every pair of channels, over both convolutions."""
+        time, space = self.time_conv.weight[..., 0, 0], self.space_conv.weight[:, :, 0]
+        return torch.einsum("omt,mihw->oithw", time, space)
 
     def forward(self, input_: LayerInput) -> Float[Tensor, "batch out out_time out_height out_width"]:
         """Convolve `(batch, channel, time, height, width)`."""
@@ -279,6 +288,10 @@ class STSeparableBatchConv3d(SpaceTimeConv):
         """Return the dense filters."""
         kernels = self.weights_temporal @ self.temporal_basis_of(data_key)
         return kernels[..., None, None] * self.weight_spatial
+
+    def filters(self) -> Float[Tensor, "out in time height width"]:
+        """Return the dense filters of a session without a log speed."""
+        return self.weight()
 
     def cheapest_way(self, time: int, height: int, width: int) -> str:
         """Return "pairs", "shared" or "dense" for a padded input of this size, by a count of operations."""
