@@ -17,6 +17,7 @@ from coread.data_io.splits import (
     fold_clips,
     label_bins,
     published_clips,
+    published_trials,
 )
 from tests.conftest import fabricate_recording
 
@@ -144,3 +145,60 @@ def test_published_tiers_are_kept(make_recording):
 def test_impossible_splits_are_named(make_recording, split, fold, message):
     with pytest.raises(SplitError, match=message):
         label_bins(make_recording(), split, fold, lag=2)
+
+
+TRIALS = {"method": "published_trials", "train_fraction": 0.8, "seed": 1000, "together": [[0, 9], [10, 19]]}
+
+
+def test_published_trial_numbers():
+    def published(n_trials):
+        np.random.seed(1000)  # noqa: NPY002 (the published split draws from the global generator)
+        while True:
+            train, validation = np.split(np.random.permutation(n_trials), [int(n_trials * 0.8)])  # noqa: NPY002
+            if all(len({pair[0] in train, pair[1] in train}) == 1 for pair in [(0, 9), (10, 19)] if pair[1] < n_trials):
+                return sorted(validation.tolist())
+
+    for n_trials in (10, 11, 20, 21):
+        held_out = np.flatnonzero(published_trials(n_trials, TRIALS)).tolist()
+        assert held_out == published(n_trials)
+        assert (0 in held_out) == (9 in held_out)
+        assert n_trials < 20 or (10 in held_out) == (19 in held_out)
+    # without the condition the first draw for 20 trials would do; a seed whose first draw does not is drawn again
+    free = TRIALS | {"together": []}
+    redrawn = [
+        seed
+        for seed in range(20)
+        if (
+            published_trials(20, free | {"seed": seed})[[0, 10]] != published_trials(20, free | {"seed": seed})[[9, 19]]
+        ).any()
+    ]
+    assert redrawn
+    for seed in redrawn:
+        held_out = published_trials(20, TRIALS | {"seed": seed})
+        assert (held_out[[0, 10]] == held_out[[9, 19]]).all()
+        assert held_out.sum() == 4
+
+
+def test_whole_trials_are_held_out_with_every_frame_they_show(make_recording):
+    recording = make_recording(n_trials=5, trial_length=20)
+    frame = recording.frame.copy()
+    held_out = np.flatnonzero(published_trials(5, TRIALS))
+    other = next(row for row in range(5) if row not in held_out)
+    # the last 8 bins of a training trial show frames of the held-out one
+    frame[20 * other + 12 : 20 * other + 20] = frame[20 * held_out[0] : 20 * held_out[0] + 8]
+    labels = label_bins(replace(recording, frame=frame), TRIALS, 0, lag=3)
+    for row in range(5):
+        expected = [UNUSED] * 3 + [VALIDATION if row in held_out else TRAIN] * 17
+        if row == other:
+            expected[12:] = [GAP] * 3 + [VALIDATION] * 5
+        assert labels[20 * row : 20 * row + 20].tolist() == expected
+    assert set(labels[100:].tolist()) == {UNUSED, TEST}
+
+
+def test_impossible_splits_of_trials_are_refused(make_recording):
+    with pytest.raises(SplitError, match=r"train_fraction 0.8 of 1 training trials is 0 trials"):
+        label_bins(make_recording(n_trials=1), TRIALS, 0, lag=0)
+    with pytest.raises(SplitError, match=r"no split of 2 trials with 1 for training keeps \[\[0, 1\]\] together"):
+        published_trials(2, TRIALS | {"together": [[0, 1]]})
+    with pytest.raises(SplitError, match="fold 1 does not exist"):
+        label_bins(make_recording(), TRIALS, 1, lag=0)

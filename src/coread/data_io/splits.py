@@ -17,7 +17,8 @@ from coread.recording import BLANK, Recording
 
 LABELS = ("train", "validation", "gap", "test", "unused")
 TRAIN, VALIDATION, GAP, TEST, UNUSED = range(len(LABELS))
-METHODS = ("folds", "clip_list", "random_clips", "published")
+METHODS = ("folds", "clip_list", "random_clips", "published", "published_trials")
+MAX_DRAWS = 10_000  # of a split of trials before its conditions count as impossible
 
 
 class SplitError(ValueError):
@@ -29,8 +30,9 @@ def label_bins(recording: Recording, split: Mapping[str, Any], fold: int, lag: i
 
     `split` holds `method` and its keys:
     folds: `n_folds`, `clip_length` (frames), `seed`; random_clips: `n_clips`, `clip_length`, `seed` (the published
-    `RandomState(seed).choice`); clip_list: `clips`, `clip_length`; published: the tiers of the recording as they are.
-    Raises SplitError for an unknown method, a fold that does not exist, or too few clips.
+    `RandomState(seed).choice`); clip_list: `clips`, `clip_length`; published: the tiers of the recording as they are;
+    published_trials: `train_fraction`, `seed`, `together` (see `published_trials`).
+    Raises SplitError for an unknown method, a fold that does not exist, or too few clips or trials.
     """
     check_fold(split, fold)
     tier = recording.bin_column("tier").astype(str)
@@ -38,7 +40,8 @@ def label_bins(recording: Recording, split: Mapping[str, Any], fold: int, lag: i
         held_out = tier == "validation"
         neutral = np.zeros(recording.n_bins, bool)
     else:
-        held_out = _held_out_bins(recording, split, fold)
+        by_trial = split["method"] == "published_trials"
+        held_out = _held_out_trials(recording, split) if by_trial else _held_out_bins(recording, split, fold)
         neutral = recording.frame == BLANK
     usable = (recording.bin_in_trial() >= lag) & recording.valid & ~recording.bin_column("withheld").astype(bool)
     n_seen = _windowed_sum(recording, ~neutral, lag)
@@ -92,6 +95,43 @@ def published_clips(n_clips: int, split: Mapping[str, Any]) -> Bool[np.ndarray, 
             raise SplitError(f"validation clips {clips.tolist()} lie outside the stimulus' {n_clips} clips")
         held_out[clips] = True
     return held_out
+
+
+def published_trials(n_trials: int, split: Mapping[str, Any]) -> Bool[np.ndarray, "trial"]:
+    """Return which training trials a published split holds out: all but the first `train_fraction` of a permutation.
+
+    The permutation of `RandomState(seed)` is drawn again while trials that belong `together` (they share frames) are
+    separated; pairs with a trial that does not exist are not asked for. Raises SplitError if that cannot be had.
+    """
+    # NumPy's legacy generator on purpose: it draws the published trial numbers
+    random_state = np.random.RandomState(int(split["seed"]))
+    n_train = int(n_trials * float(split["train_fraction"]))
+    if not 0 < n_train < n_trials:
+        raise SplitError(f"train_fraction {split['train_fraction']} of {n_trials} training trials is {n_train} trials")
+    pairs = np.array([pair for pair in split["together"] if max(pair) < n_trials], int).reshape(-1, 2)
+    for _ in range(MAX_DRAWS):
+        held_out = np.zeros(n_trials, bool)
+        held_out[random_state.permutation(n_trials)[n_train:]] = True
+        if (held_out[pairs[:, 0]] == held_out[pairs[:, 1]]).all():
+            return held_out
+    raise SplitError(f"no split of {n_trials} trials with {n_train} for training keeps {pairs.tolist()} together")
+
+
+def _held_out_trials(recording: Recording, split: Mapping[str, Any]) -> Bool[np.ndarray, "bin"]:
+    """Mark the bins that show a frame of a held-out trial, in whichever training trial they are."""
+    tier = recording.trials["tier"].to_numpy().astype(str)
+    rows = np.flatnonzero(np.isin(tier, ("train", "validation")))
+    held_out_trial = np.zeros(len(tier), bool)
+    held_out_trial[rows] = published_trials(len(rows), split)
+    in_training = np.isin(tier, ("train", "validation"))[recording.trial]
+    marked = np.zeros(recording.n_bins, bool)
+    bin_stimulus = recording.bin_column("stimulus").astype(str)
+    for name in sorted(set(bin_stimulus[in_training])):
+        here = in_training & (bin_stimulus == name) & (recording.frame != BLANK)
+        shown = np.zeros(recording.stimuli[name].frames.shape[0], bool)
+        shown[recording.frame[here & held_out_trial[recording.trial]]] = True
+        marked[here] = shown[recording.frame[here]]
+    return marked
 
 
 def _held_out_bins(recording: Recording, split: Mapping[str, Any], fold: int) -> Bool[np.ndarray, "bin"]:
