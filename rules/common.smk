@@ -39,10 +39,11 @@ shell.prefix(
     'attempt() {{ local log=$1; shift; exec python -P -m coread.supervisor --parent $PPID "$log" -- "$@"; }}; '
     'test -n "${{APPTAINER_CONTAINER:-}}${{SINGULARITY_CONTAINER:-}}" || PATH={path}:$PATH; '
     "set -euo pipefail; export MPLBACKEND=Agg PATH PYTHONPATH={package}${{PYTHONPATH:+:$PYTHONPATH}} "
-    "COREAD_DATA_DIRS={data_dirs}; ".format(
+    "COREAD_DATA_DIRS={data_dirs} COREAD_MODEL_FILES={model_files}; ".format(
         path=shlex.quote(os.path.dirname(sys.executable)),
         package=shlex.quote(str(PACKAGE.parent)),
         data_dirs=shlex.quote(json.dumps(dict(config["data_dirs"]))),
+        model_files=shlex.quote(json.dumps(dict(config.get("model_files", {})))),
     )
     .replace("{", "{{")
     .replace("}", "}}")
@@ -85,13 +86,35 @@ def dataset_files(suffix):
     return lambda wildcards: _dataset_files(CATALOGUE.dataset(wildcards.experiment), suffix)
 
 
+def dataset_file(suffix):
+    """Input function: the file of one session of the dataset of an experiment."""
+    return lambda wildcards: f"results/data/{CATALOGUE.dataset(wildcards.experiment)}/{wildcards.session}.{suffix}"
+
+
 def _dataset_files(dataset, suffix):
     return [f"results/data/{dataset}/{session}.{suffix}" for session in CATALOGUE.sessions(dataset)]
+
+
+def downloaded_files(wildcards):
+    """Input function: the summary of a dataset's download, nothing for a dataset of this machine."""
+    return [f"results/downloads/{wildcards.dataset}.json"] if CATALOGUE.is_downloaded(wildcards.dataset) else []
 
 
 def shared_stimuli(wildcards):
     """Input function: the file that the recordings of an experiment link their stimuli to."""
     return f"results/data/{CATALOGUE.dataset(wildcards.experiment)}/stimuli.h5"
+
+
+def sta_files(suffix):
+    """Input function: the spike-triggered averages of a fold's training bins, if members start from them."""
+    return lambda wildcards: (
+        [
+            f"results/{wildcards.experiment}/fold{wildcards.fold}/sta/{session}.{suffix}"
+            for session in CATALOGUE.sessions(CATALOGUE.dataset(wildcards.experiment))
+        ]
+        if CATALOGUE.uses_sta(wildcards.experiment)
+        else []
+    )
 
 
 def member_files(name):
@@ -160,7 +183,7 @@ def collect_searches(wildcards):
 def collect_configs(wildcards):
     """The settings of every stage and dataset, which the report shows."""
     datasets = dict.fromkeys(CATALOGUE.dataset(experiment) for experiment in CATALOGUE.experiments)
-    stages = [path for stage in STAGES if stage != "data" for path in _experiment_files(f"config/{stage}.yaml")]
+    stages = [path for stage in STAGES if stage not in ("data", "sta") for path in _experiment_files(f"config/{stage}.yaml")]
     return [f"results/data/{dataset}/config.yaml" for dataset in datasets] + stages
 
 

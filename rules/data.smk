@@ -4,6 +4,8 @@
 localrules:
     write_config,
     write_data_config,
+    write_download_config,
+    download_dataset,
 
 
 # the composed config is an artefact: every other rule reads this file, so only what is in it can re-run a stage
@@ -29,11 +31,37 @@ rule write_data_config:
         "printf %s {params.text:q} > {output}.part 2> {log} && mv {output}.part {output} 2>> {log}"
 
 
+rule write_download_config:
+    output:
+        "results/downloads/{dataset}.yaml",
+    log:
+        "logs/write_download_config/{dataset}.log",
+    params:
+        text=lambda wildcards: CATALOGUE.registry_text(wildcards.dataset),
+    shell:
+        "printf %s {params.text:q} > {output}.part 2> {log} && mv {output}.part {output} 2>> {log}"
+
+
+# The only rule that may touch the network, so it runs on this host. The files themselves, in results/downloads/{dataset}/,
+# are no output: Snakemake would delete them when a download fails, and it shall go on.
+rule download_dataset:
+    input:
+        script=source("workflow_scripts/download.py"),
+        config="results/downloads/{dataset}.yaml",
+    output:
+        "results/downloads/{dataset}.json",
+    log:
+        "logs/download_dataset/{dataset}.log",
+    shell:
+        "attempt {log} python {input.script} --config {input.config} --output {output}"
+
+
 # params.source stands for the contents of raw files: another folder with equal files re-runs nothing
 rule build_stimuli:
     input:
         script=source("workflow_scripts/build_stimuli.py"),
         config="results/data/{dataset}/config.yaml",
+        downloaded=downloaded_files,
     output:
         stimuli="results/data/{dataset}/stimuli.h5",
         digest="results/data/{dataset}/stimuli.sha256",
@@ -50,7 +78,7 @@ rule build_stimuli:
         source=lambda wildcards: CATALOGUE.source_digest(wildcards.dataset, None),
     shell:
         'attempt {log} python {input.script} --config {input.config} --data-dirs "$COREAD_DATA_DIRS" '
-        "--output {output.stimuli}"
+        "--downloaded {input.downloaded} --output {output.stimuli}"
 
 
 rule build_recording:
@@ -59,6 +87,7 @@ rule build_recording:
         config="results/data/{dataset}/config.yaml",
         stimuli=ancient("results/data/{dataset}/stimuli.h5"),
         stimuli_digest="results/data/{dataset}/stimuli.sha256",
+        downloaded=downloaded_files,
     output:
         recording="results/data/{dataset}/{session}.h5",
         digest="results/data/{dataset}/{session}.sha256",
@@ -78,7 +107,7 @@ rule build_recording:
         source=lambda wildcards: CATALOGUE.source_digest(wildcards.dataset, wildcards.session),
     shell:
         'attempt {log} python {input.script} --config {input.config} --data-dirs "$COREAD_DATA_DIRS" '
-        "--session {wildcards.session} --stimuli {input.stimuli} --output {output.recording}"
+        "--downloaded {input.downloaded} --session {wildcards.session} --stimuli {input.stimuli} --output {output.recording}"
 
 
 rule data:

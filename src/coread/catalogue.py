@@ -16,7 +16,9 @@ from coread.provenance import sources_digest
 from coread.search.space import experiment_search
 from coread.signatures import module_constant
 
-RESERVED = ("data", "tables", "stimuli", "config")  # folders and files of results/ that are no experiment or session
+# folders and files of results/ that are no experiment or session
+RESERVED = ("data", "downloads", "tables", "stimuli", "config")
+REGISTRY = ("files", "source")  # keys of a dataset's config that its download reads, and nothing else
 Member = tuple[int, int]  # fold, seed
 
 
@@ -62,6 +64,14 @@ class Catalogue:
         """Return the canonical text of one stage's settings."""
         return stage_text(experiment, stage, self._directory)
 
+    def uses_sta(self, experiment: str) -> bool:
+        """Return whether members of an experiment start from spike-triggered averages that can be computed before.
+
+        The lag of a model with a trained core is known only where that core lies.
+        """
+        train = experiment_slice(experiment, "train", self._directory)
+        return train["initialization"].get("method") == "sta" and train.get("pretrained_core") is None
+
     def num_processes(self, experiment: str) -> int:
         """Return how many processes train one member of an experiment together."""
         trainer = experiment_slice(experiment, "train", self._directory)["trainer"]
@@ -72,8 +82,22 @@ class Catalogue:
         return str(self._data_config(experiment)["dataset"])
 
     def data_text(self, dataset: str) -> str:
-        """Return the canonical text of a dataset's settings."""
-        return canonical_text(self._data_config(self._experiment_on(dataset)))
+        """Return the canonical text of a dataset's settings, without where its files come from."""
+        config = self._data_config(self._experiment_on(dataset))
+        return canonical_text({key: value for key, value in config.items() if key not in REGISTRY})
+
+    def registry_text(self, dataset: str) -> str:
+        """Return the canonical text of what a dataset's download depends on; raises ConfigError."""
+        from coread.data_io.download import registry_text  # here: most campaigns download nothing
+
+        try:
+            return registry_text(self._data_config(self._experiment_on(dataset)))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def is_downloaded(self, dataset: str) -> bool:
+        """Return whether the workflow downloads a dataset: its files are published and no folder was named for it."""
+        return dataset not in self.data_dirs and bool(self._data_config(self._experiment_on(dataset)).get("files"))
 
     def reader_text(self, dataset: str) -> str:
         """Return which module reads a dataset, written as a setting; raises ConfigError for an unknown reader."""
@@ -103,7 +127,10 @@ class Catalogue:
 
     @functools.cache  # noqa: B019
     def source_digest(self, dataset: str, session: str | None) -> str:
-        """Return a digest of the raw files behind a session (None: behind the shared stimuli)."""
+        """Return a digest of the raw files behind a session (None: behind the shared stimuli).
+
+        The files of a downloaded dataset stand in the summary of its download, which the rules compare.
+        """
         if (folder := self.data_dir(dataset)) is None:
             return "none"
         from coread.data_io.sources import source_files  # here: h5py and pandas are not needed without a local folder
@@ -130,6 +157,8 @@ class Catalogue:
             raise ConfigError(f"data_dirs names the unknown dataset {unknown[0]!r}{closest(unknown[0], texts)}")
         for dataset in sorted({self.dataset(experiment) for experiment in self.experiments}):
             self.sessions(dataset)
+            if self.is_downloaded(dataset):
+                self.registry_text(dataset)
 
     def _check_folds(self, experiment: str) -> None:
         splits = experiment_slice(experiment, "train", self._directory)["splits"]
@@ -150,6 +179,12 @@ class Catalogue:
         raise ConfigError(f"no experiment of the catalogue reads dataset {dataset!r}")
 
     def _found_sessions(self, dataset: str, config: Mapping[str, Any]) -> Sequence[str]:
+        if self.is_downloaded(dataset):
+            raise ConfigError(
+                f"dataset {dataset!r} would be downloaded, but its config lists no sessions, so what follows cannot be "
+                f"planned: set `sessions: [...]`, or fetch it first (`coread download {dataset} --to DIR`) and add "
+                f'"data_dirs={{{dataset}: DIR/{dataset}}}"'
+            )
         if (folder := self.data_dir(dataset)) is None:
             raise ConfigError(
                 f'dataset {dataset!r} is read from a folder: name it with --config "data_dirs={{{dataset}: DIR}}"'

@@ -38,6 +38,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
         "training_callbacks",
         "quality_checks",
     ),
+    "sta": ("splits", "dataloader", "model", "initialization"),  # part of "train": what decides how members start
     "evaluate": ("evaluation",),
     "insilico": ("insilico",),
 }
@@ -95,6 +96,12 @@ def experiment_slice(experiment: str, stage: str, directory: Path | None = None)
 def stage_text(experiment: str, stage: str, directory: Path | None = None) -> str:
     """Return the canonical YAML text of one stage's settings; raises ConfigError."""
     return canonical_text(experiment_slice(experiment, stage, directory))
+
+
+def compose_data_io(name: str, directory: Path | None = None) -> dict[str, Any]:
+    """Return one file of the group data_io, composed and resolved by itself; raises ConfigError."""
+    config = _hydra_compose(f"data_io/{name}", (), (directory or config_directory()).resolve())
+    return dict(stage_slice(config, "data")["data_io"])
 
 
 def canonical_text(settings: Mapping[str, Any]) -> str:
