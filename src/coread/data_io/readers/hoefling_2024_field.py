@@ -52,7 +52,7 @@ def read_cells(group: h5py.Group, where: str) -> pd.DataFrame:
     columns: dict[str, np.ndarray] = {"roi_id": roi_ids.astype(np.int64)}
     for name in ("group_assignment", "d_qi", "chirp_qi"):
         if name in group:
-            columns[name] = np.asarray(group[name][()]).squeeze()
+            columns[name] = np.atleast_1d(np.asarray(group[name][()]).squeeze())
     if "group_confidences" in group:
         columns["group_confidence"] = numbers(group, "group_confidences", "(neuron, group)", where)[()].max(axis=1)
     for name, values in columns.items():

@@ -128,7 +128,7 @@ def responses_at(
         raise RecordingError(f"{where}: the times of the traces must be numbers that increase")
     # every ROI was scanned at times of its own, and np.interp knows one time axis
     values = [np.interp(frame_times, times, trace) for times, trace in zip(trace_times, traces, strict=True)]
-    interval = np.median(steps, axis=1)
+    interval = np.median(steps, axis=1) * (1 + 1e-6)  # times are sums of intervals, each rounded
     first, last = trace_times[:, 0] - interval, trace_times[:, -1] + interval
     responses = np.stack(values, axis=1).astype(np.float32)
     responses[(frame_times[:, None] < first) | (frame_times[:, None] > last)] = np.nan
