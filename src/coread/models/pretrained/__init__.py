@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from coread.data_io.download.local_path import get_local_file_path
 from coread.models.core_readout import BaseCoreReadout
 from coread.models.member import FORMAT_VERSION, Member, restore_member
 from coread.models.pretrained.folder import CONFIG_FILE, is_ensemble, is_published, read_member
@@ -65,8 +66,6 @@ def find_model_file(
     if name in released_models():
         return released_file(name, cache)
     if "://" in name:
-        from coread.data_io.download import get_local_file_path  # here: most models come from this machine
-
         return get_local_file_path(name, cache)
     path = Path(name).expanduser()
     if path.exists():

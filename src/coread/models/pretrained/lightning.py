@@ -56,7 +56,13 @@ OLD_READOUT_ARGUMENTS: Mapping[str, Mapping[str, str | None]] = {
         "readout_reg_avg": "reg_avg",
         "mean_activity": None,
     },
+    "openretina.modules.readout.multi_readout.MultipleLNPReadout": {"smooth_regularizer": None},
 }
+# what the published class is, where ours can be more: its filters have no time
+PUBLISHED_READOUTS: Mapping[str, Mapping[str, Any]] = {
+    "openretina.modules.readout.multi_readout.MultipleLNPReadout": {"temporal_kernel_size": 1},
+}
+MODEL = ("core", "readout", "in_shape", "n_neurons_dict", "hidden_channels", "learning_rate", "data_info")
 FILLED_IN = ("channels", "in_shape", "n_neurons_dict", "mean_activity_dict")
 HYDRA_ONLY = ("_convert_", "_recursive_", "_partial_")
 
@@ -71,7 +77,9 @@ def build_published(content: Mapping[str, Any]) -> UnifiedCoreReadout:
 
     Raises CheckpointError naming classes, arguments or weights that do not fit.
     """
-    parameters = {str(key): plain_value(value) for key, value in content["hyper_parameters"].items()}
+    hyper = content["hyper_parameters"]
+    # no more than the model needs: a config of the optimiser may refer to what was not saved
+    parameters = {name: plain_value(hyper[name]) for name in (*MODEL, *EXAMPLE_CORE, *EXAMPLE_READOUT) if name in hyper}
     core, readout, hidden_channels = _architecture(parameters)
     in_shape = [int(size) for size in _needed(parameters, "in_shape")]
     info = _data_info(parameters, in_shape)
@@ -133,6 +141,7 @@ def _readout_config(published: Mapping[str, Any]) -> dict[str, Any]:
     name = str(published.get("_target_"))
     renamed = OLD_READOUT_ARGUMENTS.get(name, {})
     config = {renamed.get(key, key): value for key, value in _arguments(published).items()}
+    config |= PUBLISHED_READOUTS.get(name, {})
     return _checked("readout", our_class(name), {key: value for key, value in config.items() if key is not None})
 
 

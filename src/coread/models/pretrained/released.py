@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from coread.config import closest, config_directory
+from coread.data_io.download.dataset import download_dataset
+from coread.data_io.download.manifest import Manifest
 from coread.models.pretrained.safe_pickle import CheckpointError
 from coread.provenance import file_sha256
 
@@ -18,11 +20,14 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 @functools.cache
+def read_registry() -> Mapping[str, Any]:
+    """Return configs/pretrained/released.yaml: the source of the released models, and their files by name."""
+    return yaml.safe_load((config_directory() / "pretrained" / "released.yaml").read_text(encoding="utf-8"))
+
+
 def released_models() -> Mapping[str, Mapping[str, Any]]:
-    """Return the released models by name: url, path in their repository, size in bytes and sha256 where known."""
-    registry = yaml.safe_load((config_directory() / "pretrained" / "released.yaml").read_text(encoding="utf-8"))
-    prefix = registry["source"]["url"]
-    return {name: {**entry, "url": prefix + entry["path"]} for name, entry in registry["models"].items()}
+    """Return the released models by name: path in their repository, size in bytes and sha256 where known."""
+    return read_registry()["models"]
 
 
 def cache_directory(path: str | os.PathLike[str] | None = None) -> Path:
@@ -35,7 +40,8 @@ def released_file(name: str, cache: Path) -> Path:
     """Return the checkpoint of a released model, from the cache without any network, or else downloaded into it.
 
     In the cache it may lie at its published path or directly as `<name>.ckpt`. Raises CheckpointError for an unknown
-    name, or a file whose sha256 is not the registered one.
+    name, or a file whose sha256 is not the registered one; DownloadError, which names the file, for a failed download
+    or a downloaded file that was altered.
     """
     entry = released_models().get(name)
     if entry is None:
@@ -43,12 +49,11 @@ def released_file(name: str, cache: Path) -> Path:
     target = cache / entry["path"]
     present = [path for path in (target, cache / target.name) if path.is_file()]
     if not present:
-        from coread.data_io.download import fetch  # here: most models come from this machine
-
-        fetch(entry["url"], target, sha256=entry["sha256"], bytes=entry["bytes"])
+        download_dataset({"dataset": name, "files": [dict(entry)], "source": read_registry()["source"]}, cache)
         return target
+    Manifest.read(cache).check_files(present)
     if entry["sha256"] is not None and (found := file_sha256(present[0])) != entry["sha256"]:
-        raise CheckpointError(f"{present[0]}: sha256 is {found}, that of {name} is {entry['sha256']}: remove the file")
+        raise CheckpointError(f"{present[0]}: its sha256 is {found}, that of {name} is {entry['sha256']}: remove it")
     return present[0]
 
 

@@ -1,0 +1,247 @@
+"""New sessions on an old core: the core stays as it is, to the bit; what does not fit is refused with both sides."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from coread.cli.main import main
+from coread.config import ConfigError, compose, stage_slice
+from coread.data_io.tutorial_data import create_data
+from coread.models import add_sessions, load_core_readout_model, load_member
+from coread.models.extension import CoreMismatchError, copy_core, model_digest
+from coread.models.member import Member
+from coread.training import train
+from tests.conftest import fabricate_recording
+from tests.models.published_checkpoint import SIZES, published_content, trained_model, write_checkpoint
+from tests.test_training import SETTINGS
+
+QUICK = {**SETTINGS, "trainer": {"max_epochs": 2}}
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> tuple[Member, Path]:
+    """A member trained on session a."""
+    folder = tmp_path_factory.mktemp("old")
+    member = train(QUICK, [fabricate_recording("a")], 0, 0, work_dir=folder / "work", accelerator="cpu")
+    member.save(folder / "model.ckpt")
+    return member, folder / "model.ckpt"
+
+
+def starting_from(path: Path, settings: dict[str, Any] = QUICK, **changes: Any) -> dict[str, Any]:
+    core = {"_target_": "coread.models.extension.PretrainedCore", "model": "old", "sha256": model_digest(path)}
+    return {**settings, "pretrained_core": {**core, **changes}}
+
+
+def extend(path: Path, recordings: list[Any], work_dir: Path, **changes: Any) -> Member:
+    settings = starting_from(path, **changes)
+    return train(settings, recordings, 0, 0, work_dir=work_dir, accelerator="cpu", model_files={"old": path})
+
+
+def core_state(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.core.state_dict().items()  # type: ignore[union-attr]
+    yield from model.core.named_buffers()  # type: ignore[union-attr]
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def test_a_frozen_core_stays_as_it_is_and_readouts_learn(old: tuple[Member, Path], tmp_path: Path) -> None:
+    trained, path = old
+    brighter = fabricate_recording("b", n_neurons=1, seed=3)
+    brighter = replace(brighter, stimuli={n: replace(s, offset=100.0) for n, s in brighter.stimuli.items()})
+    member = extend(path, [brighter], tmp_path / "work")
+    before = dict(core_state(trained.model))
+    after = dict(core_state(member.model))
+    assert before.keys() == after.keys()
+    assert any("running_mean" in name for name in before)
+    for name, value in before.items():
+        assert torch.equal(after[name], value), name
+    assert member.model.readout.readout_keys() == ["b"]
+    start = extend(path, [brighter], tmp_path / "start", settings={**QUICK, "trainer": {"max_epochs": 1}})
+    for name, value in member.model.readout.named_parameters():
+        assert not torch.equal(value, dict(start.model.readout.named_parameters())[name]), name
+    # the normalisation of the old stimuli is kept, not fitted again on stimuli that are brighter
+    assert member.data_info["stim_mean"] == trained.data_info["stim_mean"]
+    assert member.data_info["stim_std"] == trained.data_info["stim_std"]
+    assert member.data_info["mean_activity_dict"].keys() == {"b"}
+
+
+def test_the_extended_member_is_saved_and_read_as_any_other(old: tuple[Member, Path], tmp_path: Path) -> None:
+    _, path = old
+    member = extend(path, [fabricate_recording("b", seed=3)], tmp_path / "work")
+    member.save(tmp_path / "model.ckpt")
+    stimulus = torch.rand(member.model.stimulus_shape(20))
+    again = load_member(tmp_path / "model.ckpt").model
+    assert torch.equal(again(stimulus, "b"), member.model(stimulus, "b"))
+    assert torch.equal(load_core_readout_model(tmp_path / "model.ckpt", "cpu")(stimulus), again(stimulus))
+
+
+def test_an_unfrozen_core_starts_there_and_learns(old: tuple[Member, Path], tmp_path: Path) -> None:
+    trained, path = old
+    member = extend(path, [fabricate_recording("b", seed=3)], tmp_path / "work", freeze=False)
+    weight = member.model.core.features[0].conv.weight_spatial
+    start = trained.model.core.features[0].conv.weight_spatial
+    assert not torch.equal(weight, start)
+    assert torch.corrcoef(torch.stack([weight.flatten(), start.flatten()]))[0, 1] > 0.5
+    running = "core.features.layer0.norm.running_mean"
+    assert not torch.equal(member.model.state_dict()[running], trained.model.state_dict()[running])
+
+
+def test_a_killed_extension_goes_on_to_the_same_weights(old: tuple[Member, Path], tmp_path: Path) -> None:
+    _, path = old
+    recordings = [fabricate_recording("b", seed=3)]
+    whole = extend(path, recordings, tmp_path / "whole")
+
+    class KilledError(Exception):
+        pass
+
+    from pytorch_lightning.callbacks import Callback
+
+    class KillSecondEpoch(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                raise KilledError
+
+    arguments = {"work_dir": tmp_path / "killed", "accelerator": "cpu", "model_files": {"old": path}}
+    with pytest.raises(KilledError):
+        train(starting_from(path), recordings, 0, 0, callbacks=[KillSecondEpoch()], **arguments)
+    resumed = train(starting_from(path), recordings, 0, 0, **arguments)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_the_architecture_is_that_of_the_trained_core(
+    old: tuple[Member, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained, path = old
+    model = {**QUICK["model"], "hidden_channels": [7]}
+    model["core"] = {**QUICK["model"]["core"], "spatial_kernel_sizes": [5], "gamma_input": 0.5}
+    member = extend(path, [fabricate_recording("b", seed=3)], tmp_path / "work", settings={**QUICK, "model": model})
+    assert member.model.core.convolutions[0].kernel_size == trained.model.core.convolutions[0].kernel_size
+    assert member.config["model"]["hidden_channels"] == [3]
+    assert member.model.core.gamma_input == 0.5  # how it is trained is the experiment's
+    assert "the core of old replaces model.core of the experiment: other spatial_kernel_sizes" in caplog.text
+
+
+def test_a_hundred_sessions_take_a_step(old: tuple[Member, Path], tmp_path: Path) -> None:
+    _, path = old
+    recordings = [
+        fabricate_recording(f"s{i:03}", n_neurons=1 + i % 2, n_trials=3, trial_length=30, n_repeats=1, seed=i)
+        for i in range(100)
+    ]
+    splits = {**QUICK["splits"], "clip_length": 15}
+    settings = {**QUICK, "splits": splits, "trainer": {"max_epochs": 1}, "initialization": {"method": "none"}}
+    settings["dataloader"] = {**QUICK["dataloader"], "window_length": 10, "batch_size": 64}
+    settings["quality_checks"] = {"allow_constant_neurons": True}
+    member = extend(path, recordings, tmp_path / "work", settings=settings)
+    assert len(member.model.readout.readout_keys()) == 100
+    assert member.history["train_loss"].notna().all()
+
+
+def test_what_does_not_fit_is_refused_with_both_sides(old: tuple[Member, Path], tmp_path: Path) -> None:
+    _, path = old
+    with pytest.raises(CoreMismatchError, match=r"stimuli of .* \(1, 6, 8\), the new recordings have \(2, 6, 8\)"):
+        extend(path, [fabricate_recording("b", shape=(2, 6, 8))], tmp_path / "work")
+    with pytest.raises(CoreMismatchError, match=r"\(1, 6, 8\), the new recordings have \(1, 7, 8\)"):
+        extend(path, [fabricate_recording("b", shape=(1, 7, 8))], tmp_path / "work")
+    fast = replace(fabricate_recording("b"), rate_hz=75.0)
+    with pytest.raises(CoreMismatchError, match=r"trained at rate_hz 30\.0, the new recordings have 75\.0"):
+        extend(path, [fast], tmp_path / "work")
+    with pytest.raises(CoreMismatchError, match=r"pretrained_core.model old .* its sha256 is .* settings say 0000"):
+        extend(path, [fabricate_recording("b")], tmp_path / "work", sha256="0" * 64)
+    with pytest.raises(ValueError, match="there is no such file or folder"):
+        train(starting_from(path), [fabricate_recording("b")], 0, 0, work_dir=tmp_path, model_files={})
+    wide = trained_model(spatial_kernel_sizes=[9, 5])
+    with pytest.raises(CoreMismatchError, match=r"weight_spatial is \(16, 2, 1, 11, 11\) in .* and \(16, 2, 1, 9, 9\)"):
+        copy_core(trained_model(), wide)
+
+
+def test_where_models_lie_can_stand_in_the_environment(
+    old: tuple[Member, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, path = old
+    monkeypatch.setenv("COREAD_MODEL_FILES", json.dumps({"old": str(path)}))
+    settings = {**starting_from(path), "trainer": {"max_epochs": 1}}
+    member = train(settings, [fabricate_recording("b")], 0, 0, work_dir=tmp_path / "work", accelerator="cpu")
+    assert "old" in member.config["pretrained_core"]["model"]
+    assert str(path) not in json.dumps(member.config)
+
+
+# ------------------------------------------------------------------------------------------------------- published core
+
+
+def test_a_published_model_takes_new_sessions(tmp_path: Path) -> None:
+    source = trained_model()
+    model = load_core_readout_model(write_checkpoint(tmp_path / "a.ckpt", published_content(source)), "cpu")
+    before = {name: value.clone() for name, value in core_state(model)}
+    rates = torch.tensor([0.5, 2.0, 0.1])
+    add_sessions(model, {"mine": 3}, {"mine": rates})
+    assert not model.training
+    stimulus = torch.rand(2, 2, 40, 18, 16)
+    torch.testing.assert_close(torch.nn.functional.softplus(model.readout["mine"].bias), rates)
+    for session in SIZES:
+        assert torch.equal(model(stimulus, session), source(stimulus, session))
+    assert model.data_info["n_neurons_dict"] == {**SIZES, "mine": 3}
+    assert model.data_info["response_scale"]["mine"].tolist() == [1.0] * 3
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    model.train()
+    start = model.readout["mine"]._features.detach().clone()
+    for _ in range(2):
+        optimizer.zero_grad()
+        (model(stimulus, "mine").square().mean() + model.regularizer("mine")).backward()
+        optimizer.step()
+    assert not torch.equal(model.readout["mine"]._features, start)
+    for name, value in core_state(model):
+        assert torch.equal(value, before[name]), name
+    with pytest.raises(ValueError, match=r"sessions \['mine'\] already have a readout"):
+        add_sessions(model, {"mine": 3})
+
+
+def test_data_info_takes_new_sessions_and_keeps_the_normalisation() -> None:
+    model = trained_model()
+    model.data_info |= {"stim_mean": 3.0, "stim_std": 2.0, "n_neurons_dict": dict(SIZES)}
+    model.update_model_data_info(
+        {"n_neurons_dict": {"mine": 3}, "stim_mean": 7.0, "stim_std": 1.0, "input_shape": (2, 18, 16), "area": "retina"}
+    )
+    assert model.data_info["n_neurons_dict"] == {**SIZES, "mine": 3}
+    assert (model.data_info["stim_mean"], model.data_info["stim_std"], model.data_info["area"]) == (3.0, 2.0, "retina")
+    with pytest.raises(ValueError, match=r"stimuli of \[2, 18, 16\], the new data have \[2, 18, 18\]"):
+        model.update_model_data_info({"input_shape": (2, 18, 18)})
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+def test_the_group_has_to_be_filled_in(tmp_path: Path) -> None:
+    config = compose("hdf5_core_readout", ["+pretrained_core=default"])
+    with pytest.raises(ConfigError, match=r"pretrained_core\.(model|sha256) has no value"):
+        stage_slice(config, "train")
+    chosen = ["+pretrained_core=default", "pretrained_core.model=m", "pretrained_core.sha256=a", "exp_name=e"]
+    assert stage_slice(compose("hdf5_core_readout", chosen), "train")["pretrained_core"]["freeze"] is True
+    assert "pretrained_core" not in stage_slice(compose("hdf5_core_readout"), "train")
+
+
+@pytest.mark.slow
+def test_coread_train_starts_from_a_trained_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    create_data(tmp_path / "data", num_stimuli=4, num_sessions=1, clip_length=10)
+    common = ["--config-name", "hdf5_core_readout", "paths.data_dir=data", "splits.clip_length=60"]
+    common += ["trainer.max_epochs=1", "splits.n_folds=3"]
+    main(["train", *common, "exp_name=first"])
+    first = tmp_path / "results/first/fold0/seed0/model.ckpt"
+    main(["train", *common, "exp_name=second", f"paths.load_model_path={first}"])
+    main(["train", *common, "exp_name=third", f"paths.load_model_path={first}", "only_train_readout=false"])
+    one, two, three = (
+        load_member(tmp_path / f"results/{name}/fold0/seed0/model.ckpt") for name in ("first", "second", "third")
+    )
+    for name, value in core_state(one.model):
+        assert torch.equal(dict(core_state(two.model))[name], value), name
+    weight = "core.features.layer0.conv.conv.weight"
+    assert not torch.equal(three.model.state_dict()[weight], one.model.state_dict()[weight])
+    assert two.config["pretrained_core"]["sha256"] == model_digest(first)
+    assert str(tmp_path) not in json.dumps(two.config)

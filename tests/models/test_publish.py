@@ -1,0 +1,231 @@
+"""Published members: what the folder says, that it loads bit-equal, that altered or crafted folders are refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from coread.cli.main import main
+from coread.eval.predictions import predict_member
+from coread.eval.scores import score_experiment, write_scores
+from coread.models import load_core_readout_model, load_member
+from coread.models.pretrained import CheckpointError, UnsafeCheckpointError
+from coread.models.pretrained.folder import read_member
+from coread.models.publish import PublishError, Statement, publish
+from coread.provenance import file_sha256
+from coread.training import train
+from tests.conftest import fabricate_recording
+from tests.test_training import SETTINGS
+
+EVALUATION = {"explainable_variance_threshold": 0.0, "bootstrap": {"n": 50, "level": 0.95, "seed": 0}}
+STATEMENT = Statement("a retina", "CC-BY-4.0", "A. Author")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two trained members, their scores and the checksums of their data, where the workflow has them."""
+    folder = tmp_path_factory.mktemp("published") / "results"
+    recordings = [fabricate_recording("a"), fabricate_recording("b", n_neurons=2, seed=1)]
+    predictions = []
+    for fold, seed in ((0, 0), (1, 5)):
+        settings = {**SETTINGS, "trainer": {"max_epochs": 1}}
+        settings["dataloader"] = {**SETTINGS["dataloader"], "response_scale": "std"}
+        member = train(settings, recordings, fold, seed, work_dir=folder / "work", accelerator="cpu")
+        member.save(folder / "toy" / f"fold{fold}" / f"seed{seed}" / "model.ckpt")
+        predictions.append(predict_member(member, recordings, experiment="toy"))
+    write_scores(score_experiment(recordings, predictions, EVALUATION), folder / "toy" / "scores.csv")
+    data = folder / "data" / "fabricated"
+    data.mkdir(parents=True)
+    (data / "a.sha256").write_text("11" * 32 + "\n")
+    (data / "a.source.json").write_text(json.dumps([{"name": "a.h5", "size": 1, "mtime_ns": 0, "sha256": "22" * 32}]))
+    (data / "config.yaml").write_text("source: {licence: CC0, citation: 'Toy et al. 2020'}\n")
+    return folder
+
+
+def member_file(results: Path, fold: int = 0, seed: int = 0) -> Path:
+    return results / "toy" / f"fold{fold}" / f"seed{seed}" / "model.ckpt"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_a_published_member_predicts_bit_for_bit_what_the_member_does(results: Path, tmp_path: Path) -> None:
+    folder = publish([member_file(results)], tmp_path / "out", STATEMENT)
+    original, published = load_member(member_file(results)), read_member(folder)
+    recordings = [fabricate_recording("a"), fabricate_recording("b", n_neurons=2, seed=1)]
+    one, other = (predict_member(member, recordings, experiment="toy") for member in (original, published))
+    for session in ("a", "b"):
+        np.testing.assert_array_equal(one.sessions[session].prediction, other.sessions[session].prediction)
+    model = load_core_readout_model(folder, "cpu")
+    assert not model.training
+    stimulus = torch.rand(model.stimulus_shape(20))
+    assert torch.equal(model(stimulus), original.model(stimulus))
+    assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    registered = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    persistent = set(original.model.state_dict()) & registered
+    assert set(load_file(folder / "model.safetensors")) == persistent
+
+
+def test_a_published_member_says_where_it_comes_from(results: Path, tmp_path: Path) -> None:
+    scores = results / "toy" / "scores.csv"
+    config = read_config(publish([member_file(results)], tmp_path / "out", STATEMENT, scores=scores))
+    original = load_member(member_file(results))
+    assert (config["fold"], config["seed"], config["licence"], config["author"]) == (0, 0, "CC-BY-4.0", "A. Author")
+    assert config["train"] == original.config
+    assert config["weights"]["sha256"] == file_sha256(tmp_path / "out" / "model.safetensors")
+    assert config["weights"]["member_sha256"] == file_sha256(member_file(results))
+    assert config["data"]["licence"] == "CC0"
+    assert config["data"]["sessions"]["a"] == {"sha256": "11" * 32, "raw_files": {"a.h5": "22" * 32}}
+    assert config["data"]["sessions"]["b"] == {"sha256": None, "raw_files": {}}
+    assert config["data_info"]["stim_mean"] == original.data_info["stim_mean"]
+    assert config["data_info"]["trained_with"]["torch"] == torch.__version__
+    assert config["published_with"]["torch"]
+
+
+def test_scores_are_those_of_the_member(results: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    table = pd.read_csv(results / "toy" / "scores.csv")
+    for fold, seed in ((0, 0), (1, 5)):
+        folder = publish(
+            [member_file(results, fold, seed)], tmp_path / f"{fold}", STATEMENT, scores=results / "toy/scores.csv"
+        )
+        own = table[(table["predictor"] == f"fold{fold}_seed{seed}") & (table["stimulus"] == "test")]
+        expected = own[own["included"] & (own["metric"] == "single_trial_correlation")]["value"].dropna()
+        (row,) = (
+            row
+            for row in read_config(folder)["scores"]
+            if (row["stimulus"], row["metric"]) == ("test", "single_trial_correlation")
+        )
+        assert row["mean"] == pytest.approx(expected.mean())
+        assert row["n"] == len(expected)
+        assert row["ci_low"] <= row["mean"] <= row["ci_high"]
+        assert f"| test | single-trial correlation | {row['mean']:.3f} |" in (folder / "README.md").read_text()
+
+
+def test_the_card_tells_what_a_reader_needs(results: Path, tmp_path: Path) -> None:
+    card = (publish([member_file(results)], tmp_path / "out", STATEMENT) / "README.md").read_text()
+    for part in (
+        "license: cc-by-4.0",
+        "# a retina",
+        "2 session(s), 6 neurons",
+        "spike count at 30.0 Hz",
+        "6 x 8 pixels",
+        "Licence of the data: CC0",
+        "Cite: Toy et al. 2020",
+        "not known for 1 of 2",
+        "`SimpleCoreWrapper` | temporal_kernel_sizes [4]",
+        "3 bins (100 ms)",
+        "load_core_readout_model",
+        "## Limits",
+    ):
+        assert part in card, part
+
+
+def test_an_ensemble_has_a_folder_for_each_member(results: Path, tmp_path: Path) -> None:
+    members = [member_file(results), member_file(results, 1, 5)]
+    folder = publish(members, tmp_path / "out", STATEMENT, scores=results / "toy/scores.csv")
+    config = read_config(folder)
+    for name, path in zip(("fold0_seed0", "fold1_seed5"), members, strict=True):
+        assert config["members"][name]["sha256"] == file_sha256(folder / "members" / name / "config.json")
+        stimulus = torch.rand(1, 1, 20, 6, 8)
+        model = load_core_readout_model(folder / "members" / name, "cpu")
+        assert torch.equal(model(stimulus), load_member(path).model(stimulus))
+    assert {row["metric"] for row in config["scores"]} > {"single_trial_correlation", "noise_ceiling"}
+    assert "An ensemble of 2" in (folder / "README.md").read_text()
+    with pytest.raises(CheckpointError, match="an ensemble; load one of its members"):
+        load_core_readout_model(folder, "cpu")
+
+
+def test_altered_weights_are_refused(results: Path, tmp_path: Path) -> None:
+    folder = publish([member_file(results)], tmp_path / "out", STATEMENT)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: the weights were altered: sha256 is"):
+        load_core_readout_model(folder, "cpu")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="the weights are missing"):
+        load_core_readout_model(folder, "cpu")
+
+
+def test_a_crafted_config_is_refused_by_name(results: Path, tmp_path: Path) -> None:
+    folder = publish([member_file(results)], tmp_path / "out", STATEMENT)
+    config = read_config(folder)
+    marker = tmp_path / "marker"
+    config["train"]["loss"] = {"_target_": "os.system", "_args_": [f"touch {marker}"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsafeCheckpointError, match=r"config\.json: the settings of the model ask for os\.system"):
+        load_core_readout_model(folder, "cpu")
+    assert not marker.exists()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="no published model"):
+        load_core_readout_model(folder, "cpu")
+
+
+def test_a_folder_is_never_overwritten_unasked_and_never_half_there(results: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "precious.txt").write_text("mine")
+    with pytest.raises(PublishError, match="exists: choose another folder"):
+        publish([member_file(results)], target, STATEMENT)
+    table = (results / "toy" / "scores.csv").read_text().replace("fold0_seed0", "fold9_seed9")
+    (tmp_path / "scores.csv").write_text(table)
+    with pytest.raises(PublishError, match=r"has no scores of \['fold0_seed0'\]"):
+        publish([member_file(results)], target, STATEMENT, scores=tmp_path / "scores.csv", replace=True)
+    assert [path.name for path in target.iterdir()] == ["precious.txt"]  # a failure leaves what was there
+    publish([member_file(results)], target, STATEMENT, replace=True)
+    assert not (target / "precious.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "scores.csv"]
+    with pytest.raises(PublishError, match="two of the members are of one fold and seed"):
+        publish([member_file(results)] * 2, tmp_path / "twice", STATEMENT)
+
+
+def test_the_command_line(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["publish", "--member", str(member_file(results)), "--to", str(tmp_path / "retina")]
+    main([*arguments, "--scores", str(results / "toy" / "scores.csv"), "--licence", "CC0-1.0", "--author", "B"])
+    assert read_config(tmp_path / "retina")["name"] == "retina"
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 1
+    assert "exists: choose another folder" in capsys.readouterr().err
+
+
+def test_a_hub_name_is_taken_from_the_cache_or_fetched(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    folder = publish([member_file(results)], tmp_path / "out", STATEMENT)
+    asked = []
+
+    def snapshot_download(repository: str, **options: Any) -> str:
+        asked.append((repository, options["revision"], bool(options.get("local_files_only")), options["cache_dir"]))
+        if options.get("local_files_only") and not cached:
+            raise FileNotFoundError("not in the cache")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    cached = False
+    assert load_core_readout_model("owner/retina@v1", "cpu", tmp_path).lag == 3
+    cached = True
+    assert load_core_readout_model("owner/retina", "cpu", tmp_path).lag == 3
+    cache = tmp_path / "hub"
+    assert asked == [
+        ("owner/retina", "v1", True, cache),
+        ("owner/retina", "v1", False, cache),
+        ("owner/retina", None, True, cache),
+    ]
+
+
+def test_without_huggingface_hub_a_hub_name_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match="owner/retina: models of the hub need huggingface_hub"):
+        load_core_readout_model("owner/retina", "cpu", tmp_path)
