@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parent.parent
 COPIED = ("Snakefile", "rules", "workflow_scripts", "src", "configs", "profiles")
 N_FOLDS, N_SEEDS = 8, 5
+SESSIONS = ("retina_0", "retina_1")
 SUBMISSION_LIMIT_S = 20.0  # per member; a slower head has failed
 SUBMITTED = re.compile(r"has been submitted with SLURM jobid '?(\d+)")
 
@@ -113,7 +115,11 @@ def time_submissions(folder: Path, count: int) -> float:
     Raises RuntimeError where Snakemake ends before it has submitted all.
     """
     experiments = fabricate(folder, math.ceil(count / (N_FOLDS * N_SEEDS)))
-    finish(folder, ["data", *(f"results/{name}/config/train.yaml" for name in experiments)])
+    averages = [
+        f"results/{name}/fold{fold}/sta/{session}.h5"
+        for name, fold, session in product(experiments, range(N_FOLDS), SESSIONS)
+    ]
+    finish(folder, ["data", *(f"results/{name}/config/train.yaml" for name in experiments), *averages])
     members = [(name, fold, seed) for name in experiments for fold in range(N_FOLDS) for seed in range(N_SEEDS)]
     models = [f"results/{name}/fold{fold}/seed{seed}/model.ckpt" for name, fold, seed in members[:count]]
     on_hold = ["--set-resources", "train_member:slurm_extra='--hold'"]

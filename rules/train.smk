@@ -1,4 +1,33 @@
-"""Members: one trained model per experiment, fold and seed."""
+"""Members: one trained model per experiment, fold and seed, and what the members of a fold start from."""
+
+
+# responses of training bins only; one file for all seeds
+rule compute_sta:
+    input:
+        script=source("workflow_scripts/compute_sta.py"),
+        config="results/{experiment}/config/sta.yaml",
+        recording=ancient(dataset_file("h5")),
+        stimuli=ancient(shared_stimuli),
+        digest=dataset_file("sha256"),
+    output:
+        sta="results/{experiment}/fold{fold}/sta/{session}.h5",
+        digest="results/{experiment}/fold{fold}/sta/{session}.sha256",
+    log:
+        "logs/compute_sta/{experiment}/fold{fold}/{session}.log",
+    benchmark:
+        "logs/compute_sta/{experiment}/fold{fold}/{session}.tsv"
+    group:
+        "compute_sta_{experiment}"
+    threads: 1
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(10),
+        turn=1,
+    params:
+        code=code_of("compute_sta", "sta"),
+    shell:
+        "attempt {log} python {input.script} --config {input.config} --recording {input.recording} "
+        "--fold {wildcards.fold} --memory-mb {resources.mem_mb} --output {output.sta}"
 
 
 # recordings are large, so Snakemake would compare their times: they are ancient() and their digests decide
@@ -9,6 +38,8 @@ rule train_member:
         recordings=ancient(dataset_files("h5")),
         stimuli=ancient(shared_stimuli),
         digests=dataset_files("sha256"),
+        stas=ancient(sta_files("h5")),
+        sta_digests=sta_files("sha256"),
     output:
         model="results/{experiment}/fold{fold}/seed{seed}/model.ckpt",
         digest="results/{experiment}/fold{fold}/seed{seed}/model.sha256",
@@ -31,7 +62,7 @@ rule train_member:
         code=code_of("train", "train"),
     shell:
         "attempt {log} python {input.script} --config {input.config} "
-        "--recordings {input.recordings} --digests {input.digests} "
+        "--recordings {input.recordings} --digests {input.digests} --stas {input.stas} "
         "--fold {wildcards.fold} --seed {wildcards.seed} --memory-mb {resources.mem_mb} "
         "--log-dir logs/train_member/{wildcards.experiment}/fold{wildcards.fold}/seed{wildcards.seed} "
         "--output {output.model}"

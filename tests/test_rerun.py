@@ -111,11 +111,34 @@ EDITS: dict[str, tuple[Callable[[Campaign], None], Jobs]] = {
     ),
     "model of one experiment": (
         _replaced("configs/tiny.yaml", "hidden_channels: [2]", "hidden_channels: [3]"),
-        {"write_config": 1, "train_member": 2, "predict_member": 2, "compute_receptive_fields": 1, **EVALUATED},
+        # with the averages that its members start from: how long these are follows from the model
+        {
+            "write_config": 2,
+            "compute_sta": 1,
+            "train_member": 2,
+            "predict_member": 2,
+            "compute_receptive_fields": 1,
+            **EVALUATED,
+        },
     ),
     "data setting": (
         _replaced("configs/data_io/tiny.yaml", "repeats: 4", "repeats: 5"),
-        {"write_data_config": 1, "build_stimuli": 1, "build_recording": 1, "train_member": 3, **PREDICTED},
+        {
+            "write_data_config": 1,
+            "build_stimuli": 1,
+            "build_recording": 1,
+            "compute_sta": 2,
+            "train_member": 3,
+            **PREDICTED,
+        },
+    ),
+    "code of one readout": (
+        _reworded("src/coread/modules/readout/linear_nonlinear.py"),
+        {"compute_sta": 1, "train_member": 1, "predict_member": 1, **EVALUATED},
+    ),
+    "code of the averages": (
+        _reworded("src/coread/data_io/sta.py"),
+        {"compute_sta": 2, "train_member": 3, **PREDICTED},
     ),
     "code of the scores": (_reworded("src/coread/eval/scores.py"), ALL_EVALUATED),
     "code of the trainer": (_reworded("src/coread/training.py"), {"train_member": 3, **PREDICTED}),
@@ -129,11 +152,11 @@ EDITS: dict[str, tuple[Callable[[Campaign], None], Jobs]] = {
     ),
     "another experiment": (
         _replaced("configs/workflow.yaml", "- tiny\n- tiny_ln", "- tiny\n- tiny_ln\n- tiny_pairs"),
-        {"write_config": 3, "train_member": 1, "predict_member": 1, **EVALUATED},
+        {"write_config": 4, "compute_sta": 1, "train_member": 1, "predict_member": 1, **EVALUATED},
     ),
     "changed content of a recording": (
         lambda campaign: campaign.write("results/data/tiny/tiny_0.sha256", "0" * 64 + "\n"),
-        {"train_member": 3, **PREDICTED},
+        {"compute_sta": 2, "train_member": 3, **PREDICTED},
     ),
 }
 
@@ -239,7 +262,7 @@ BY_NAME = {"coread.data_io.simulate", "coread.data_io.simulate.retina", "coread.
 def _listed_code(campaign: Campaign) -> dict[str, set[str]]:
     """Return the modules behind the `code` parameter of every rule, for both experiments."""
     settings = {"data": f"_target_: {READERS['simulated_retina']}"}
-    for stage in ("train", "evaluate", "insilico"):
+    for stage in ("train", "sta", "evaluate", "insilico"):
         settings[stage] = "".join(path.read_text() for path in campaign.root.glob(f"results/*/config/{stage}.yaml"))
     package = campaign.root / "src" / "coread"
     listed = {}

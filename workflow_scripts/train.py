@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="settings of the train stage")
     parser.add_argument("--recordings", type=Path, nargs="+", required=True)
     parser.add_argument("--digests", type=Path, nargs="+", required=True, help="digests of the recordings' contents")
+    parser.add_argument("--stas", type=Path, nargs="*", default=[], help="spike-triggered averages, <session>.h5")
     parser.add_argument("--fold", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--memory-mb", type=float, required=True, help="of the job; data above half of it are streamed")
@@ -38,7 +39,9 @@ def main() -> None:
     settings = arguments.config.read_text()
     config = yaml.safe_load(settings)
     ranks = ensure_ranks(config["trainer"].get("num_processes", 1), [sys.executable, *sys.argv])
-    deciding = [arguments.config, *arguments.digests, Path(__file__), *deciding_code(Path(__file__), settings)]
+    stas = {path.stem: path for path in arguments.stas}
+    digests = [*arguments.digests, *(path.with_suffix(".sha256") for path in arguments.stas)]
+    deciding = [arguments.config, *digests, Path(__file__), *deciding_code(Path(__file__), settings)]
     digest = resume_digest(combined_digest(deciding), arguments.fold, arguments.seed)
     # the memory is that of the node, and each of its ranks holds the data
     budget = arguments.memory_mb * 2**20 / 2 / ranks.local_size
@@ -50,6 +53,7 @@ def main() -> None:
             arguments.fold,
             arguments.seed,
             work_dir=folder / ".work" / digest,
+            stas=stas or None,
             loggers=[
                 CSVLogger(arguments.log_dir, "", f"csv/attempt-{attempt}"),  # it would empty the last attempt's table
                 TensorBoardLogger(arguments.log_dir, "", "tensorboard"),

@@ -77,6 +77,10 @@ class KeepBest(Callback):
             self.best_score, self.best_epoch = score, trainer.current_epoch
             self.best_weights = {name: _copied(value.detach()) for name, value in pl_module.state_dict().items()}
 
+    def outcome(self) -> dict[str, Any]:
+        """Return what the member keeps of how its weights were chosen."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the resume checkpoint keeps."""
         return {"score": self.best_score, "epoch": self.best_epoch, "weights": self.best_weights}

@@ -31,8 +31,8 @@ from coread.data_io.splits import TRAIN, VALIDATION, label_bins
 from coread.data_io.statistics import QualityError, Statistics, compute_statistics, constant_neurons
 from coread.distributed import Ranks, find_ranks
 from coread.models.core_readout import BaseCoreReadout, is_model_causal
-from coread.models.initialization import initialize_readouts
-from coread.models.member import Member, build_model
+from coread.models.initialization import GivenStas, initialize_readouts
+from coread.models.member import Member, build_model, session_sizes
 from coread.provenance import code_version
 from coread.recording import Recording
 
@@ -58,13 +58,16 @@ def train(
     callbacks: Sequence[Callback] = (),
     progress_bar: bool | None = None,
     model_files: Mapping[str, Path] | None = None,
+    stas: Mapping[str, Path] | None = None,
 ) -> Member:
     """Train one member and return it with the weights of its best epoch.
 
     `config` is the train slice. `work_dir` keeps `last.ckpt` after every epoch: called again with the same arguments
     after a kill, training resumes there and ends with the same weights. Remove the folder once the member is saved.
     `model_files` says where trained models that the settings name lie (`pretrained_core`); by default the environment
-    does. `callbacks` only watch, such as the pruner of a search. Nothing of a test tier is read. With
+    does. `stas` are the files of the sessions' spike-triggered averages, where they were computed before
+    (`compute_fold_sta`); otherwise they are computed here, to the same bits. `callbacks` only watch, such as the pruner
+    of a search. Nothing of a test tier is read. With
     `trainer.num_processes` above 1 every rank calls it with the same arguments and gets the same member. Raises
     SplitError, QualityError or ValueError for data or settings that cannot be trained on.
     """
@@ -74,18 +77,21 @@ def train(
     trained_core = _trained_core(settings, recordings, model_files)
     if trained_core is not None:
         settings["model"] = trained_core.model_settings(settings["model"])
-    model, labels, statistics = _prepare(settings, recordings, fold, trained_core)
+    model, labels, statistics = _prepare(settings, recordings, fold, trained_core, stas)
 
     windows = {
         label: _session_windows(settings, recordings, labels, label, model.lag, statistics, _device(accelerator, ranks))
         for label in (TRAIN, VALIDATION)
     }
-    keep_best, curve = KeepBest(), LearningCurve()
     stoppers = [hydra.utils.instantiate(callback) for callback in settings["training_callbacks"].values()]
+    # early stopping per cell keeps the best weights itself
+    keep_best = next((stopper for stopper in stoppers if isinstance(stopper, KeepBest)), KeepBest())
+    curve = LearningCurve()
     work_dir.mkdir(parents=True, exist_ok=True)
     last = work_dir / "last.ckpt"
     together = [KeepRanksAlike()] if ranks.size > 1 else []
-    watching = [SeedEpochs(seed, ranks.rank), *together, keep_best, curve, *stoppers, *callbacks, SaveLast(last)]
+    others = [stopper for stopper in stoppers if stopper is not keep_best]
+    watching = [SeedEpochs(seed, ranks.rank), *together, keep_best, curve, *others, *callbacks, SaveLast(last)]
     with warnings.catch_warnings():
         _silence_lightning()
         trainer = _trainer(settings, watching, ranks, work_dir, accelerator, precision, loggers, progress_bar)
@@ -96,7 +102,7 @@ def train(
         trainer.fit(model, datamodule=Epochs(windows, seed, ranks), ckpt_path=resume, weights_only=True)
     model.load_state_dict(keep_best.best_weights)
     log.info("best validation correlation %.4f in epoch %d", keep_best.best_score, keep_best.best_epoch + 1)
-    model.data_info["trained_with"] = trained_with(accelerator, precision)
+    model.data_info |= keep_best.outcome() | {"trained_with": trained_with(accelerator, precision)}
     return Member(model.cpu().eval(), settings, fold, seed, dict(model.data_info), pd.DataFrame(curve.rows))
 
 
@@ -141,16 +147,20 @@ def _trained_core(
     # named by the settings, so that other experiments do not depend on the code that reads model files
     trained_core = hydra.utils.instantiate(settings["pretrained_core"]).load(model_files)
     _check_sessions(recordings)
-    trained_core.check(_sizes(recordings))
+    trained_core.check(session_sizes(recordings))
     return trained_core
 
 
 def _prepare(
-    settings: dict[str, Any], recordings: Sequence[Recording], fold: int, trained_core: "TrainedCore | None" = None
+    settings: dict[str, Any],
+    recordings: Sequence[Recording],
+    fold: int,
+    trained_core: "TrainedCore | None" = None,
+    stas: Mapping[str, Path] | None = None,
 ) -> tuple[BaseCoreReadout, Labels, Statistics]:
     """Build the model, label the bins, fit the statistics, start the readouts from the training bins."""
     _check_sessions(recordings)
-    sizes = _sizes(recordings)
+    sizes = session_sizes(recordings)
     lag = build_model(settings, sizes).lag
     labels = {recording.session: label_bins(recording, settings["splits"], fold, lag) for recording in recordings}
     _check_quality(recordings, labels, fold, settings["quality_checks"]["allow_constant_neurons"])
@@ -166,7 +176,8 @@ def _prepare(
     if trained_core is not None:
         trained_core.put_into(model)
     _check_causality(model, settings)
-    initialize_readouts(model, recordings, labels, statistics, settings["initialization"])
+    given = None if stas is None else GivenStas(stas, fold)
+    initialize_readouts(model, recordings, labels, statistics, settings["initialization"], given)
     for session, label in labels.items():
         counts = {"training": int((label == TRAIN).sum()), "validation": int((label == VALIDATION).sum())}
         log.info("session %s: %s bins, lag %d", session, counts, lag)
@@ -293,19 +304,6 @@ def _precision(accelerator: str, precision: str) -> str:
     return "bf16-mixed" if _device(accelerator).type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def _sizes(recordings: Sequence[Recording]) -> dict[str, Any]:
-    stimulus = next(iter(recordings[0].stimuli.values()))
-    return {
-        "n_neurons_dict": {recording.session: recording.n_neurons for recording in recordings},
-        "input_shape": [int(size) for size in stimulus.frames.shape[1:]],
-        "rate_hz": float(recordings[0].rate_hz),
-        "pixel_um": stimulus.pixel_um,
-        "pixel_deg": stimulus.pixel_deg,
-        "dataset": recordings[0].dataset,
-        "unit": recordings[0].unit,
-    }
-
-
 def _fitted(statistics: Statistics) -> dict[str, Any]:
     return {
         "stim_mean": statistics.stim_mean,
@@ -369,6 +367,7 @@ def _silence_lightning() -> None:
         "It is recommended to use `self.log.*sync_dist=True",
         "`broadcast_buffers` is deprecated",  # its successor came with torch 2.13
         "Grad strides do not match bucket view strides",
+        r"Found \d+ module\(s\) in eval mode",  # a frozen core
     ):
         warnings.filterwarnings("ignore", f".*{message}")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_tip)

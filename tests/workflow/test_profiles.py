@@ -94,7 +94,7 @@ def test_every_group_of_jobs_takes_turns_and_its_size_is_said_by_the_profile() -
     settings = yaml.safe_load((REPOSITORY / "profiles/slurm/config.v9+.yaml").read_text())
     found = {rule: re.search(r'^    group:\n        "(.+)"$', text, re.MULTILINE) for rule, text in _rules().items()}
     groups = {rule: group[1] for rule, group in found.items() if group}
-    assert set(groups) == {"predict_member", "build_recording"}
+    assert set(groups) == {"compute_sta", "predict_member", "build_recording"}
     assert set(groups.values()) == set(settings["group-components"])
     for rule, group in groups.items():
         # one failing member or session holds up nothing of another experiment or dataset

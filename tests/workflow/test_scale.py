@@ -6,7 +6,7 @@ import pytest
 from benchmarks.graph import fabricate, finish, plan
 
 N_EXPERIMENTS, N_FOLDS, N_SEEDS = 25, 8, 5
-N_STAGES = 3  # train, evaluate, insilico
+N_STAGES, N_SESSIONS = 4, 2  # train, sta, evaluate, insilico
 COMMAND_LIMIT = 128 * 1024  # bytes of one argument on Linux, and `bash -c` gets a job's command as one
 
 
@@ -18,7 +18,8 @@ def test_a_thousand_members_are_planned_each_once(tmp_path: Path) -> None:
         "write_config": N_STAGES * N_EXPERIMENTS,
         "write_data_config": 1,
         "build_stimuli": 1,
-        "build_recording": 2,
+        "build_recording": N_SESSIONS,
+        "compute_sta": N_EXPERIMENTS * N_FOLDS * N_SESSIONS,
         "train_member": N_EXPERIMENTS * N_FOLDS * N_SEEDS,
         "predict_member": N_EXPERIMENTS * N_FOLDS * N_SEEDS,
         "score_experiment": N_EXPERIMENTS,
@@ -40,7 +41,8 @@ def test_only_the_members_of_an_added_experiment_are_planned(tmp_path: Path) -> 
     finish(folder, ["results/variant_0/scores.csv"])
     jobs = plan(folder, "half finished", 2, ["scores"])[0].jobs
     assert jobs == {
-        "write_config": 2,
+        "write_config": 3,
+        "compute_sta": 2 * N_SESSIONS,
         "train_member": 2,
         "predict_member": 2,
         "score_experiment": 1,

@@ -1,14 +1,18 @@
-"""Spike-triggered averages of recorded responses."""
+"""Spike-triggered averages of recorded responses, and the file that keeps them."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
+import h5py
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from scipy import sparse
 
 from coread.data_io.dataloader import read_rows
-from coread.recording import BLANK, Recording, Stimulus
+from coread.recording import BLANK, COMPRESSION, Recording, Stimulus
 
+FORMAT_VERSION = 1
 CHUNK_VALUES = 2**22  # stimulus values held at a time: 16 MiB of float32
 
 
@@ -106,3 +110,39 @@ def _physical_frames(stimulus: Stimulus, frames: Int[np.ndarray, "frame"]) -> Fl
         stored = read_rows(stimulus.frames, frames[seen]).reshape(int(seen.sum()), n_pixels)
         values[seen] = stored * np.float32(stimulus.scale) + np.float32(stimulus.offset)
     return values
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def write_sta(
+    sta: Float32[np.ndarray, "neuron lag_bin channel height width"], path: Path, *, session: str, fold: int
+) -> None:
+    """Write the averages of a session over the training bins of a fold to HDF5, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with h5py.File(temporary, "w") as file:
+            file.attrs.update({"format_version": FORMAT_VERSION, "session": session, "fold": fold})
+            file.create_dataset("sta", data=sta, chunks=(1, *sta.shape[1:]) if len(sta) else None, **COMPRESSION)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_sta(
+    path: Path, *, session: str, fold: int, shape: tuple[int, ...]
+) -> Float32[np.ndarray, "neuron lag_bin channel height width"]:
+    """Read averages; raises StaError naming the file if they are not those of this session, fold and shape."""
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format_version") != FORMAT_VERSION:
+                raise StaError(f"{path}: no file of spike-triggered averages of format {FORMAT_VERSION}")
+            found = (str(file.attrs["session"]), int(file.attrs["fold"]), tuple(file["sta"].shape))
+            if found != (session, fold, shape):
+                raise StaError(f"{path}: expected session, fold and shape {(session, fold, shape)}, found {found}")
+            return file["sta"][:]
+    except FileNotFoundError:
+        raise StaError(f"{path}: there is no such file of spike-triggered averages") from None
+    except (OSError, KeyError) as error:
+        raise StaError(f"{path}: not a readable file of spike-triggered averages ({error})") from error

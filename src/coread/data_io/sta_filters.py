@@ -66,7 +66,7 @@ def extract_filters(
     return StaFilters(spatial, temporal, center, usable)
 
 
-def read_sta(
+def load_sta(
     path: Path, frame_size: tuple[int, int] | None = None, flip_sta: bool = False
 ) -> Float[np.ndarray, "frame height width"]:
     """Read an average (frame, height, width), the current frame last, from a NumPy file.

@@ -254,6 +254,8 @@ class UnifiedCoreReadout(BaseCoreReadout):
             in_shape=core_output_shape(core_module, in_shape),
             n_neurons_dict=dict(n_neurons_dict),
             mean_activity_dict=info.get("mean_activity_dict"),
+            # tables of neurons, for readouts that ask for them
+            **{name: info[name] for name in getattr(make_readout.func, "session_tables", ()) if name in info},
         )
         info["model_config"] = {
             "hidden_channels": list(channels[1:]),

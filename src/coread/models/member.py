@@ -1,7 +1,7 @@
 """A member: one trained model of an experiment (one fold and one seed), saved without any code in the file."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from coread import __version__
 from coread.data_io.statistics import Statistics
 from coread.models.core_readout import BaseCoreReadout
+from coread.recording import Recording
 
 FORMAT_VERSION = 1
 
@@ -87,6 +88,27 @@ def restore_member(content: Mapping[str, Any], device: torch.device | str = "cpu
         data_info=content["data_info"],
         history=pd.DataFrame(content["history"]),
     )
+
+
+def session_sizes(recordings: Sequence[Recording]) -> dict[str, Any]:
+    """Return what a model is built from: numbers and tables of neurons, shape of the stimulus, rates and units."""
+    stimulus = next(iter(recordings[0].stimuli.values()))
+    return {
+        "n_neurons_dict": {recording.session: recording.n_neurons for recording in recordings},
+        "neurons_dict": {recording.session: _plain_columns(recording.neurons) for recording in recordings},
+        "input_shape": [int(size) for size in stimulus.frames.shape[1:]],
+        "rate_hz": float(recordings[0].rate_hz),
+        "pixel_um": stimulus.pixel_um,
+        "pixel_deg": stimulus.pixel_deg,
+        "dataset": recordings[0].dataset,
+        "unit": recordings[0].unit,
+    }
+
+
+def _plain_columns(table: pd.DataFrame) -> dict[str, list[Any]]:
+    """Return the columns of a table as lists of numbers or texts."""
+    numbers = {name: pd.api.types.is_numeric_dtype(table[name]) for name in table}
+    return {str(name): table[name].tolist() if numbers[name] else table[name].astype(str).tolist() for name in table}
 
 
 def build_model(config: Mapping[str, Any], data_info: Mapping[str, Any]) -> BaseCoreReadout:
