@@ -1,4 +1,4 @@
-"""Mouse and marmoset ganglion cells under natural images that follow a gaze (Karamanlis et al. 2024, Nature 637:422).
+"""Mouse and marmoset ganglion cells under natural images that follow a gaze (Karamanlis et al. 2024, Nature 637:394).
 
     .../<session>/*fixationmovie_data.mat    MATLAB v7.3, which is HDF5; axes as h5py sees them, reversed
         runningImages, frozenImages          (image, x, y)
@@ -46,7 +46,8 @@ from coread.recording import Recording, RecordingError, Stimulus
 PARTS = ("running", "frozen")
 RATE_TOLERANCE = 0.02
 NOT_DECODABLE = {
-    "frozencheckerflicker": "its files hold spike counts and the seed of a checkerboard (stimPara), but no frames",
+    "frozencheckerflicker": "its files hold spike counts and the seed of a checkerboard (stimPara), but no frames "
+    "(the reader gollisch_white_noise makes them anew from a seed)",
     "gratingflicker": "its files hold spike counts and the parameters of gratings, but no frames",
     "imagesequence": "its files do not say in a documented way which image was on screen in which bin",
 }
@@ -127,10 +128,7 @@ def build_stimuli(config: Mapping[str, Any], data_dir: Path | None) -> dict[str,
                 times[movie.name] += 1
                 movies.setdefault(movie.name, movie)
     shared = {name: movies[name] for name, count in sorted(times.items()) if count > 1}
-    return {
-        name: Stimulus(movie.frames, parameters.rate_hz, pixel_um=movie.pixel_um)
-        for name, movie in shared.items()
-    }
+    return {name: Stimulus(movie.frames, parameters.rate_hz, pixel_um=movie.pixel_um) for name, movie in shared.items()}
 
 
 def build_recording(
