@@ -86,11 +86,50 @@ def test_a_broken_connection_goes_on_where_it_ended(server: FileServer, tmp_path
     assert server.asked("a.bin") == [None, "bytes=300000-", "bytes=500000-"]
 
 
+def test_a_redirected_transfer_goes_on_where_it_ended(server: FileServer, tmp_path: Path) -> None:
+    server.files["elsewhere.bin"] = DATA
+    server.cut(300_000)
+
+    def redirect(handler: Any) -> bool:
+        if handler.path != "/a.bin":
+            return False
+        handler.send_response(302)
+        handler.send_header("Location", f"{server.url}/elsewhere.bin")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return True
+
+    server.faults.insert(0, redirect)
+    assert fetch(f"{server.url}/a.bin", tmp_path / "a.bin").read_bytes() == DATA
+    assert server.asked("elsewhere.bin") == [None, "bytes=300000-"]
+
+
 def test_passing_answers_of_the_server_are_tried_again(server: FileServer, tmp_path: Path) -> None:
     server.files["a.bin"] = DATA
     server.fail(500, 503, Retry_After="0")
     assert fetch(f"{server.url}/a.bin", tmp_path / "a.bin").read_bytes() == DATA
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"RateLimit": '"resolvers";r=0;t=55'}, 56.0),
+        ({}, 60.0),
+        ({"Retry-After": "9999"}, 300.0),
+    ],
+)
+def test_a_server_that_limits_requests_is_asked_again_when_it_says(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], expected: float
+) -> None:
+    server.files["a.bin"] = DATA
+    server.fail(429, **{name.replace("-", "_"): value for name, value in headers.items()})
+    pauses: list[float] = []
+    monkeypatch.setattr(transfer.Progress, "wait", lambda progress, seconds: pauses.append(seconds))
+    fetch(f"{server.url}/a.bin", tmp_path / "a.bin")
+    assert pauses == [expected]
 
 
 def test_a_server_that_stays_broken_is_given_up_with_its_address_and_the_place_for_the_file(

@@ -6,6 +6,8 @@ import json
 import re
 import socket
 import ssl
+import time
+from email.utils import mktime_tz, parsedate_tz
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -15,6 +17,7 @@ from coread import __version__
 
 TIMEOUT_S = 60.0
 CHUNK_BYTES = 1 << 18
+UNTOLD_LIMIT_PAUSE_S = 60.0  # limits of requests count minutes
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ECONNREFUSED})
 REFUSAL = {401: "it wants a login", 403: "the server refuses it", 404: "there is no such file", 410: "it was removed"}
@@ -94,9 +97,20 @@ def _answered(url: str, error: HTTPError) -> OSError:
         return error
     said = f"{url}: {error.code} {error.reason}"
     if error.code in PASSING_STATUS:
-        after = error.headers.get("Retry-After", "")
-        return BrokenConnectionError(said, float(after) if after.isdecimal() else None)
+        return BrokenConnectionError(said, _asked_pause(error))
     return DownloadError(f"{said}: {REFUSAL.get(error.code, 'it cannot be fetched')}")
+
+
+def _asked_pause(error: HTTPError) -> float | None:
+    """Return how many seconds a server asks to wait: `Retry-After` (RFC 9110) or `RateLimit`, as the hub has it."""
+    after = error.headers.get("Retry-After", "").strip()
+    if after.isdecimal():
+        return float(after)
+    if after and (until := parsedate_tz(after)) is not None:
+        return max(0.0, mktime_tz(until) - time.time())
+    if (limit := re.search(r"\bt\s*=\s*(\d+)", error.headers.get("RateLimit", ""))) is not None:
+        return float(limit[1]) + 1.0
+    return UNTOLD_LIMIT_PAUSE_S if error.code == 429 else None
 
 
 def _failed(url: str, reason: Any) -> OSError:

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,11 +135,8 @@ def _bring(room: _Room, jobs: Sequence[Job], name: str) -> None:
     progress, saved = Progress(name, len(jobs)), time.monotonic()
     pool = ThreadPoolExecutor(PARALLEL)
     try:
-        running = {pool.submit(_ensure, room, job, progress) for job in jobs}
-        while running:
-            ended, running = wait(running, timeout=SAVE_EVERY_S, return_when=FIRST_COMPLETED)
-            for future in ended:
-                future.result()
+        for future in as_completed([pool.submit(_ensure, room, job, progress) for job in jobs]):
+            future.result()
             if time.monotonic() - saved > SAVE_EVERY_S:
                 room.manifest.save()
                 saved = time.monotonic()

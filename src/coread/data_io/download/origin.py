@@ -7,6 +7,7 @@ https://huggingface.co/datasets/OWNER/NAME/resolve/REVISION/, means its reposito
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,7 @@ from coread.data_io.download.connection import (
     UnreachableError,
     read_json,
 )
-from coread.data_io.download.transfer import RETRY_PAUSES_S, Expected, Progress
+from coread.data_io.download.transfer import LONGEST_PAUSE_S, RETRY_PAUSES_S, Expected
 
 HUB = "https://huggingface.co"
 HUB_ADDRESS = re.compile(
@@ -210,7 +211,8 @@ def _patiently(url: str) -> tuple[Any, str | None]:
                 raise OfflineError(f"{error}; files that are put in place by hand are verified and used") from error
             if pause is None:
                 raise DownloadError(f"{error}, {len(RETRY_PAUSES_S) + 1} times in a row") from error
-            Progress(url).wait(pause if error.retry_after_s is None else error.retry_after_s)
+            asked = error.retry_after_s
+            time.sleep(pause if asked is None else min(asked, LONGEST_PAUSE_S))
     raise AssertionError("the last attempt returns or raises")
 
 
