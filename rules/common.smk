@@ -151,6 +151,12 @@ def collect_data(suffix):
     ]
 
 
+def collect_quality(wildcards):
+    """What quality filters removed, of the datasets that have such filters."""
+    datasets = dict.fromkeys(CATALOGUE.dataset(experiment) for experiment in CATALOGUE.experiments)
+    return [f"results/data/{dataset}/quality.csv" for dataset in datasets if CATALOGUE.has_quality_filters(dataset)]
+
+
 def collect_members(name):
     """Input function: one file per member of the experiments that are built."""
     return lambda wildcards: [path for experiment in CATALOGUE.experiments for path in _member_files(experiment, name)]

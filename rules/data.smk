@@ -6,6 +6,7 @@ localrules:
     write_data_config,
     write_download_config,
     download_dataset,
+    tabulate_quality,
 
 
 # the composed config is an artefact: every other rule reads this file, so only what is in it can re-run a stage
@@ -110,6 +111,22 @@ rule build_recording:
         "--downloaded {input.downloaded} --session {wildcards.session} --stimuli {input.stimuli} --output {output.recording}"
 
 
+rule tabulate_quality:
+    input:
+        script=source("workflow_scripts/tabulate_quality.py"),
+        recordings=ancient(lambda wildcards: _dataset_files(wildcards.dataset, "h5")),
+        digests=lambda wildcards: _dataset_files(wildcards.dataset, "sha256"),
+    output:
+        "results/data/{dataset}/quality.csv",
+    log:
+        "logs/tabulate_quality/{dataset}.log",
+    params:
+        code=code_of("tabulate_quality"),
+    shell:
+        "attempt {log} python {input.script} --recordings {input.recordings} --output {output}"
+
+
 rule data:
     input:
         collect_data("h5"),
+        collect_quality,

@@ -60,6 +60,7 @@ rule write_report:
         model_digests=collect_members("model.sha256"),
         recordings=ancient(collect_data("h5")),
         digests=collect_data("sha256"),
+        quality=collect_quality,
     output:
         "results/report.html",
     log:

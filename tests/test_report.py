@@ -278,3 +278,19 @@ def test_a_missing_member_is_named(results: Path) -> None:
             {NAMES[0]: [results / "nowhere.ckpt"]},
         )
     assert not (results / "other.html").exists()
+
+
+def test_what_quality_filters_removed_is_told_with_all_sessions_first(results: Path, page: Page) -> None:
+    assert not any("quality" in name for name in page.ids)
+    rows = ["session,step,n_before,n_removed,n_kept", "a,cell_type,90,20,70", "all sessions,cell_type,7863,3034,4829"]
+    path = results / "data" / "toy" / "quality.csv"
+    path.write_text("\n".join(rows) + "\n")
+    try:
+        table = Page(write(results)).tables["first_model-quality-table"]
+    finally:
+        path.unlink()
+    assert table == [
+        ["session", "step", "cells before", "removed", "left"],
+        ["all sessions", "cell_type", "7,863", "3,034", "4,829"],
+        ["a", "cell_type", "90", "20", "70"],
+    ]

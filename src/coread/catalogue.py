@@ -99,6 +99,10 @@ class Catalogue:
         """Return whether the workflow downloads a dataset: its files are published and no folder was named for it."""
         return dataset not in self.data_dirs and bool(self._data_config(self._experiment_on(dataset)).get("files"))
 
+    def has_quality_filters(self, dataset: str) -> bool:
+        """Return whether cells of a dataset are chosen by quality filters, which are then tabulated."""
+        return bool(self._data_config(self._experiment_on(dataset)).get("quality_filters"))
+
     def reader_text(self, dataset: str) -> str:
         """Return which module reads a dataset, written as a setting; raises ConfigError for an unknown reader."""
         readers = module_constant("coread.data_io.sources", "READERS")

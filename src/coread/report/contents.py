@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 import yaml
 
+from coread.data_io.quality_filters import ALL_SESSIONS
 from coread.eval.scores import DATA, ENSEMBLE, read_scores
 from coread.eval.tables import rows_of
 from coread.provenance import file_sha256
@@ -58,6 +59,7 @@ class ExperimentContents:
     sentences: list[str]
     headlines: list[Headline]
     recordings: Table
+    quality: Table | None
     members: Table
     summary: Table
     neurons: Table
@@ -84,6 +86,7 @@ def collect_experiment(
         sentences=_sentences(sessions, members, configs),
         headlines=_headlines(own),
         recordings=_recording_table(sessions),
+        quality=_quality_table(recordings[0].with_name("quality.csv")),
         members=_member_table(members),
         summary=summary_rows(own),
         neurons=_neuron_table(scores, fields),
@@ -155,6 +158,19 @@ def _recording_table(sessions: Sequence[Recording]) -> Table:
             }
         )
     return make_table(pd.DataFrame(rows))
+
+
+def _quality_table(path: Path) -> Table | None:
+    """Return what every quality filter removed, all sessions together first; None where cells were not filtered."""
+    if not path.exists():
+        return None
+    table = pd.read_csv(path, dtype={"session": str, "step": str})
+    table = pd.concat([table[table["session"] == ALL_SESSIONS], table[table["session"] != ALL_SESSIONS]])
+    named = table.rename(columns={"n_before": "cells before", "n_removed": "removed", "n_kept": "left"})
+    caption = (
+        "Quality filters, in the order in which they were applied; each counts the cells that the ones before left."
+    )
+    return make_table(named, caption=caption, filterable=True)
 
 
 def _member_table(members: Sequence[Path]) -> Table:
