@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from coread.cli.main import main
-from coread.config import ConfigError, compose, stage_slice
+from coread.config import ConfigError, canonical_text, compose, stage_slice
 from coread.data_io.tutorial_data import create_data
 from coread.models import add_sessions, load_core_readout_model, load_member
 from coread.models.extension import CoreMismatchError, copy_core, model_digest
 from coread.models.member import Member
+from coread.signatures import deciding_code
 from coread.training import train
-from tests.conftest import fabricate_recording
+from tests.conftest import REPOSITORY, fabricate_recording
 from tests.models.published_checkpoint import SIZES, published_content, trained_model, write_checkpoint
 from tests.test_training import SETTINGS
 
@@ -224,6 +225,16 @@ def test_the_group_has_to_be_filled_in(tmp_path: Path) -> None:
     chosen = ["+pretrained_core=default", "pretrained_core.model=m", "pretrained_core.sha256=a", "exp_name=e"]
     assert stage_slice(compose("hdf5_core_readout", chosen), "train")["pretrained_core"]["freeze"] is True
     assert "pretrained_core" not in stage_slice(compose("hdf5_core_readout"), "train")
+
+
+def test_only_experiments_that_start_from_a_core_depend_on_the_code_that_reads_it(old: tuple[Member, Path]) -> None:
+    script = REPOSITORY / "workflow_scripts" / "train.py"
+    with_core, without = (
+        {path.stem for path in deciding_code(script, canonical_text(settings))}
+        for settings in (starting_from(old[1]), QUICK)
+    )
+    assert with_core >= {"extension", "safe_pickle"}
+    assert not without & {"extension", "safe_pickle"}
 
 
 @pytest.mark.slow

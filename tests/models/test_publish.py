@@ -10,15 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from coread.cli.main import main
-from coread.eval.predictions import predict_member
+from coread.eval.predictions import predict, predict_member
 from coread.eval.scores import score_experiment, write_scores
-from coread.models import load_core_readout_model, load_member
+from coread.models import EnsembleModel, load_core_readout_model, load_ensemble, load_member
 from coread.models.pretrained import CheckpointError, UnsafeCheckpointError
 from coread.models.pretrained.folder import read_member
 from coread.models.publish import PublishError, Statement, publish
 from coread.provenance import file_sha256
 from coread.training import train
 from tests.conftest import fabricate_recording
+from tests.models.published_checkpoint import SIZES, trained_model
 from tests.test_training import SETTINGS
 
 EVALUATION = {"explainable_variance_threshold": 0.0, "bootstrap": {"n": 50, "level": 0.95, "seed": 0}}
@@ -138,8 +139,40 @@ def test_an_ensemble_has_a_folder_for_each_member(results: Path, tmp_path: Path)
         assert torch.equal(model(stimulus), load_member(path).model(stimulus))
     assert {row["metric"] for row in config["scores"]} > {"single_trial_correlation", "noise_ceiling"}
     assert "An ensemble of 2" in (folder / "README.md").read_text()
-    with pytest.raises(CheckpointError, match="an ensemble; load one of its members"):
+    assert 'load_ensemble("FOLDER", "cpu")' in (folder / "README.md").read_text()
+    with pytest.raises(CheckpointError, match="an ensemble: use load_ensemble"):
         load_core_readout_model(folder, "cpu")
+    with pytest.raises(CheckpointError, match="no published ensemble"):
+        load_ensemble(folder / "members" / "fold0_seed0", "cpu")
+
+
+def test_a_loaded_ensemble_predicts_the_mean_of_its_members(results: Path, tmp_path: Path) -> None:
+    paths = [member_file(results), member_file(results, 1, 5)]
+    ensemble = load_ensemble(publish(paths, tmp_path / "out", STATEMENT), "cpu")
+    members = [load_member(path) for path in paths]
+    assert members[0].data_info["stim_mean"] != members[1].data_info["stim_mean"]  # folds see other movies
+    assert not ensemble.training
+    recording = fabricate_recording("a")
+    predicted = predict(ensemble, recording, ensemble.data_info)
+    each = [predict(member.model, recording, member.data_info) for member in members]
+    np.testing.assert_allclose(predicted, np.mean(each, axis=0), rtol=1e-5, atol=1e-6)
+    stimulus = torch.rand(ensemble.stimulus_shape(20))
+    torch.testing.assert_close(ensemble(stimulus)[..., 4:], ensemble(stimulus, "b"))
+    (tmp_path / "out/members/fold0_seed0/config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="missing, or not the one that"):
+        load_ensemble(tmp_path / "out", "cpu")
+
+
+def test_an_ensemble_is_of_equal_members() -> None:
+    one = trained_model()
+    other = trained_model()
+    other.data_info = {**other.data_info, "input_shape": [2, 20, 16]}
+    for model in (one, other):
+        model.data_info["n_neurons_dict"] = dict(SIZES)
+    with pytest.raises(ValueError, match=r"share \(channel, height, width\), found \[2, 18, 16\] and \[2, 20, 16\]"):
+        EnsembleModel(one, other)
+    with pytest.raises(ValueError, match="needs a member"):
+        EnsembleModel()
 
 
 def test_altered_weights_are_refused(results: Path, tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ from coread.models.member import Member, load_member
 
 # imported when asked for: the code behind a training must not depend on what reads files of others
 _HOMES = {
+    "EnsembleModel": "coread.models.ensemble",
     "add_sessions": "coread.models.extension",
     "load_core_readout_from_remote": "coread.models.pretrained",
     "load_core_readout_model": "coread.models.pretrained",
+    "load_ensemble": "coread.models.pretrained",
 }
 
 __all__ = [
     "BaseCoreReadout",
+    "EnsembleModel",
     "ExampleCoreReadout",
     "Member",
     "UnifiedCoreReadout",
@@ -22,6 +25,7 @@ __all__ = [
     "is_model_causal",
     "load_core_readout_from_remote",
     "load_core_readout_model",
+    "load_ensemble",
     "load_member",
 ]
 

@@ -52,7 +52,7 @@ def ensemble_card(ensemble: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         f"{', '.join(names)}. Its prediction is the mean of theirs. Each has a card of its own in `members/`.",
         _data(ensemble["data"], first["data_info"]),
         _scores(ensemble["scores"]),
-        _loading(f"FOLDER/members/{names[0]}"),
+        _loading("FOLDER", "load_ensemble"),
         f"## Limits\n\n{LIMITS}",
     ]
     return "\n\n".join(sections) + "\n"
@@ -121,10 +121,10 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> str:
     return "## Scores\n\n" + "\n".join(lines)
 
 
-def _loading(folder: str) -> str:
+def _loading(folder: str, function: str = "load_core_readout_model") -> str:
     return (
-        "## How to load\n\n```python\nimport torch\nfrom coread.models import load_core_readout_model\n\n"
-        f'model = load_core_readout_model("{folder}", "cpu")\n'
+        "## How to load\n\n```python\nimport torch\nfrom coread.models import "
+        f'{function}\n\nmodel = {function}("{folder}", "cpu")\n'
         "responses = model(torch.rand(model.stimulus_shape(time_steps=50)))\n```\n\n"
         "The folder may also be the name `owner/name` of a repository of the Hugging Face hub. Nothing in it is a "
         "program."

@@ -29,6 +29,7 @@ from coread.models.pretrained.folder import (
     FORMAT,
     MEMBERS,
     WEIGHTS_FILE,
+    read_member,
     statistics_to_json,
 )
 from coread.provenance import code_version, file_sha256, library_versions, write_text
@@ -129,6 +130,7 @@ def _write_member(
     info = member.data_info
     recordings = _data_folder(path, info) if data is None else data
     name = _name(member)
+    kept = (*KEPT, *getattr(member.model.readout, "session_tables", ()))  # without which readouts are not built
     config = {
         "format": FORMAT,
         "name": statement.name,
@@ -137,7 +139,7 @@ def _write_member(
         "fold": member.fold,
         "seed": member.seed,
         "train": member.config,
-        "data_info": {key: info[key] for key in KEPT if key in info} | statistics_to_json(info),
+        "data_info": {key: info[key] for key in kept if key in info} | statistics_to_json(info),
         "weights": {"sha256": file_sha256(folder / WEIGHTS_FILE), "member_sha256": file_sha256(path)},
         "data": _describe_data(recordings, info),
         "scores": _scores(scores, [name], name),
@@ -145,7 +147,19 @@ def _write_member(
     }
     _write_json(folder / CONFIG_FILE, config)
     write_text(folder / CARD_FILE, member_card(config, _sizes_of(member)))
+    _check_loads(folder, member, path)
     return config
+
+
+def _check_loads(folder: Path, member: Member, path: Path) -> None:
+    """Raise PublishError unless the folder gives back the member's weights to the bit."""
+    try:
+        published = read_member(folder).model.state_dict()
+    except ValueError as error:
+        raise PublishError(f"{path}: cannot be read back as published ({error})") from error
+    state = member.model.state_dict()
+    if different := [name for name in state if name not in published or not torch.equal(state[name], published[name])]:
+        raise PublishError(f"{path}: read back as published, {different} differ")
 
 
 def _weights(member: Member) -> dict[str, Tensor]:

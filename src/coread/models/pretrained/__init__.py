@@ -11,8 +11,9 @@ import torch
 
 from coread.data_io.download.local_path import get_local_file_path
 from coread.models.core_readout import BaseCoreReadout
+from coread.models.ensemble import EnsembleModel
 from coread.models.member import FORMAT_VERSION, Member, restore_member
-from coread.models.pretrained.folder import CONFIG_FILE, is_ensemble, is_published, read_member
+from coread.models.pretrained.folder import CONFIG_FILE, MEMBERS, is_ensemble, is_published, read_ensemble, read_member
 from coread.models.pretrained.lightning import build_published, is_lightning
 from coread.models.pretrained.released import cache_directory, hub_folder, is_hub_name, released_file, released_models
 from coread.models.pretrained.safe_pickle import CheckpointError, UnsafeCheckpointError, read_checkpoint
@@ -24,6 +25,8 @@ __all__ = [
     "find_model_file",
     "load_core_readout_from_remote",
     "load_core_readout_model",
+    "load_ensemble",
+    "load_model_file",
     "read_checkpoint",
     "released_models",
 ]
@@ -55,6 +58,21 @@ def load_core_readout_model(
     CheckpointError that names the file and what is wrong with it.
     """
     return load_model_file(find_model_file(model_path_or_name, cache_directory_path), device)
+
+
+def load_ensemble(
+    folder_or_name: str | os.PathLike[str],
+    device: str | torch.device,
+    cache_directory_path: str | os.PathLike[str] | None = None,
+) -> EnsembleModel:
+    """Return the ensemble that `coread publish` wrote into a folder or hub repository, in eval mode.
+
+    Raises CheckpointError that names the file and what is wrong with it.
+    """
+    path = find_model_file(folder_or_name, cache_directory_path)
+    if not is_ensemble(path):
+        raise CheckpointError(f"{path}: no published ensemble")
+    return EnsembleModel(*(member.model for member in read_ensemble(path, device))).to(device).eval()
 
 
 def find_model_file(
@@ -94,7 +112,7 @@ def _of_folder(path: Path, device: str | torch.device) -> Member:
     if is_published(path):
         return read_member(path, device)
     if is_ensemble(path):
-        raise CheckpointError(f"{path}: an ensemble; load one of its members, {path / 'members'}/<name>")
+        raise CheckpointError(f"{path}: an ensemble: use load_ensemble, or load one of its members, {MEMBERS}/<name>")
     raise CheckpointError(f"{path}: no published model (a folder that coread publish wrote holds {CONFIG_FILE})")
 
 

@@ -27,12 +27,14 @@ STATISTICS = ("response_scale", "mean_activity_dict")
 
 def is_published(folder: Path) -> bool:
     """Return whether a folder holds one published model."""
-    return (folder / CONFIG_FILE).is_file() and _read_config(folder).get("format") == FORMAT
+    return _format(folder) == FORMAT
 
 
 def is_ensemble(folder: Path) -> bool:
     """Return whether a folder holds a published ensemble."""
-    return (folder / CONFIG_FILE).is_file() and _read_config(folder).get("format") == ENSEMBLE_FORMAT
+    return (
+        folder.is_dir() and (folder / CONFIG_FILE).is_file() and _read_config(folder).get("format") == ENSEMBLE_FORMAT
+    )
 
 
 def read_member(folder: Path, device: torch.device | str = "cpu") -> Member:
@@ -65,6 +67,17 @@ def read_member(folder: Path, device: torch.device | str = "cpu") -> Member:
     return Member(model.to(device).eval(), config["train"], int(config["fold"]), int(config["seed"]), info)
 
 
+def read_ensemble(folder: Path, device: torch.device | str = "cpu") -> list[Member]:
+    """Return the members of a published ensemble; raises CheckpointError also for a member that was replaced."""
+    members = []
+    for name, entry in _read_config(folder)["members"].items():
+        path = folder / MEMBERS / Path(name).name
+        if not (path / CONFIG_FILE).is_file() or file_sha256(path / CONFIG_FILE) != entry.get("sha256"):
+            raise CheckpointError(f"{path / CONFIG_FILE}: missing, or not the one that {folder / CONFIG_FILE} lists")
+        members.append(read_member(path, device))
+    return members
+
+
 def statistics_to_json(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return the statistics per neuron as lists, which JSON and back leave bit-equal."""
     return {
@@ -82,6 +95,10 @@ def statistics_from_json(info: Mapping[str, Any]) -> dict[str, Any]:
         if key in info
     }
     return {**info, **tensors}
+
+
+def _format(folder: Path) -> str | None:
+    return _read_config(folder).get("format") if (folder / CONFIG_FILE).is_file() else None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

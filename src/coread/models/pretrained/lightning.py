@@ -141,8 +141,8 @@ def _readout_config(published: Mapping[str, Any]) -> dict[str, Any]:
     name = str(published.get("_target_"))
     renamed = OLD_READOUT_ARGUMENTS.get(name, {})
     config = {renamed.get(key, key): value for key, value in _arguments(published).items()}
-    config |= PUBLISHED_READOUTS.get(name, {})
-    return _checked("readout", our_class(name), {key: value for key, value in config.items() if key is not None})
+    known = {key: value for key, value in config.items() if key is not None}
+    return _checked("readout", our_class(name), known | dict(PUBLISHED_READOUTS.get(name, {})))
 
 
 def _arguments(published: Mapping[str, Any]) -> dict[str, Any]:
