@@ -672,6 +672,20 @@ def test_a_path_that_the_hub_does_not_have_is_named(server: FileServer, tmp_path
         download_dataset(_hub_config(server, {"path": "s/b.npy"}), tmp_path)
 
 
+def test_without_a_network_the_missing_files_of_the_hub_are_named(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+    source = {"kind": "huggingface_dataset", "repository": "a/b", "endpoint": endpoint}
+    config = {"dataset": "lab", "files": [{"path": "s/a.npy"}, {"path": "s/b.npy"}], "source": source}
+    with pytest.raises(DownloadError, match=rf"cannot reach .*2 of 2 files are missing: .*\({tmp_path / 's/a.npy'}, "):
+        download_dataset(config, tmp_path)
+    with pytest.raises(
+        DownloadError, match=rf"cannot reach .*knows the files of s/: copy {tmp_path} with its downloads"
+    ):
+        download_dataset(config | {"files": [{"path": "s/"}]}, tmp_path)
+
+
 def test_an_address_of_the_hub_means_its_repository_and_a_mirror_can_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
     origin = make_origin({"url": "https://huggingface.co/datasets/a/b/resolve/v1/"}, "here")

@@ -96,7 +96,13 @@ def _jobs(manifest: Manifest, origin: Origin, entries: Sequence[Entry]) -> list[
             continue
         files = manifest.listing(entry.path) if same else None
         if files is None:
-            files = origin.listing(entry.path)
+            try:
+                files = origin.listing(entry.path)
+            except OfflineError as error:
+                raise OfflineError(
+                    f"{error}, so nobody knows the files of {entry.path}: copy {manifest.folder} with its {NAME} from a "
+                    "machine that has a network, or name a folder of yours in data_dirs"
+                ) from error
             assert files is not None, "a place without listings refuses folders"
             _remember_origin(manifest, origin)
             manifest.keep_listing(entry.path, files)
@@ -128,9 +134,17 @@ class _Room:
 
 def _bring(room: _Room, jobs: Sequence[Job], name: str) -> None:
     """Bring all files, several at once; the first failure ends the others at their next chunk."""
-    missing = [job for job in jobs if not (room.folder / job.path).exists()]
-    if any(not (job.unpack and room.manifest.unpacked(job.path)) for job in missing):
-        _remember_origin(room.manifest, room.origin)  # every later file comes from the same commit
+    absent = [job for job in jobs if not (room.folder / job.path).exists()]
+    missing = [job for job in absent if not (job.unpack and room.manifest.unpacked(job.path))]
+    if missing:
+        try:
+            _remember_origin(room.manifest, room.origin)  # every later file comes from the same commit
+        except OfflineError as error:
+            where = ", ".join(str(room.folder / job.path) for job in missing[:3])
+            raise OfflineError(
+                f"{error}; {len(missing)} of {len(jobs)} files are missing: put them by hand where they belong ({where}"
+                f"{', ...' if len(missing) > 3 else ''}), they are verified and used"
+            ) from error
         room.manifest.save()
     progress, saved = Progress(name, len(jobs)), time.monotonic()
     pool = ThreadPoolExecutor(PARALLEL)

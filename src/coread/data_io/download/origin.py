@@ -208,7 +208,7 @@ def _patiently(url: str) -> tuple[Any, str | None]:
             return read_json(url)
         except BrokenConnectionError as error:
             if isinstance(error, UnreachableError):
-                raise OfflineError(f"{error}; files that are put in place by hand are verified and used") from error
+                raise OfflineError(str(error)) from error
             if pause is None:
                 raise DownloadError(f"{error}, {len(RETRY_PAUSES_S) + 1} times in a row") from error
             asked = error.retry_after_s
