@@ -12,6 +12,7 @@ COMMANDS = {
     "campaign": ("coread.cli.campaign", "status | resume | stop | allow: the workflow running in this folder"),
     "search": ("coread.cli.search", "search hyper-parameters: Optuna draws trials, submitit runs them as jobs"),
     "visualize": ("coread.cli.visualize", "draw core filters, readout masks and receptive fields of a trained model"),
+    "export-nwb": ("coread.cli.export_nwb", "write a recording as Neurodata Without Borders file"),
     "evaluate": ("coread.cli.evaluate", "score trained members on the recordings of their experiment"),
     "publish": ("coread.cli.publish", "write trained members as a folder to give away: weights, settings, model card"),
 }
