@@ -100,8 +100,8 @@ def _jobs(manifest: Manifest, origin: Origin, entries: Sequence[Entry]) -> list[
                 files = origin.listing(entry.path)
             except OfflineError as error:
                 raise OfflineError(
-                    f"{error}, so nobody knows the files of {entry.path}: copy {manifest.folder} with its {NAME} from a "
-                    "machine that has a network, or name a folder of yours in data_dirs"
+                    f"{error}, so nobody knows the files of {entry.path}: copy {manifest.folder} with its {NAME} from "
+                    "a machine that has a network, or name a folder of yours in data_dirs"
                 ) from error
             assert files is not None, "a place without listings refuses folders"
             _remember_origin(manifest, origin)
