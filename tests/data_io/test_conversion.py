@@ -120,7 +120,7 @@ def test_containers_train_a_member(make_containers: Callable, tmp_path) -> None:
     overrides += ["model.core.temporal_kernel_sizes=[3]", "model.core.spatial_kernel_sizes=[1]", "loss=poisson"]
     overrides += [
         "model.readout.nonlinearity_function=softplus",
-        "trainer.max_epochs=60",
+        "trainer.max_epochs=25",
         "dataloader.response_scale=none",
     ]
     settings = stage_slice(compose("hdf5_core_readout", overrides), "train")

@@ -60,13 +60,13 @@ def _named_config(argv: list[str]) -> tuple[str, Path, list[str]]:
     if name is None:
         known = sorted(path.stem for path in config_directory().glob("*.yaml") if path.stem != "workflow")
         raise ConfigError(f"--config-name is missing; shipped configs: {', '.join(known)}")
-    # the documented way: an outer config in `configs/` of the working folder needs no --config-path
-    own = Path("configs", f"{name.removesuffix('.yaml')}.yaml").is_file()
-    folder = Path("configs") if own and directory is None else Path(directory or config_directory())
+    # as documented, `configs/` of the working folder comes first, with --config-path configs or without
+    if directory in (None, "configs"):
+        own = Path("configs", f"{name.removesuffix('.yaml')}.yaml")
+        directory = "configs" if own.is_file() else str(config_directory())
+    folder = Path(directory)
     if not folder.is_dir():
-        if directory != "configs":
-            raise ConfigError(f"--config-path {directory}: there is no such folder")
-        folder = config_directory()  # the documented `--config-path configs` works from any folder
+        raise ConfigError(f"--config-path {directory}: there is no such folder")
     return name.removesuffix(".yaml"), folder, rest
 
 
