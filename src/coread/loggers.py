@@ -1,5 +1,6 @@
 """Loggers behind packages that are not installed by default: what is missing is said in one sentence."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,24 @@ class MissingLoggerError(ValueError):
     """The package of a chosen logger is not installed."""
 
 
-def wandb_logger(save_dir: str, project: str, name: str | None = None, offline: bool = True, **options: Any) -> Any:
-    """Return a logger to Weights & Biases, by default to files that `wandb sync` uploads; `options` go to it.
+def wandb_logger(
+    save_dir: str,
+    project: str,
+    name: str | None = None,
+    offline: bool = True,
+    entity: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+) -> Any:
+    """Return a logger to Weights & Biases, by default to files that `wandb sync` uploads.
 
     Raises MissingLoggerError without the package.
     """
     _require("wandb", "wandb")
     Path(save_dir).mkdir(parents=True, exist_ok=True)
-    return WandbLogger(name=name, save_dir=save_dir, project=project, offline=offline, **options)
+    return WandbLogger(
+        name=name, save_dir=save_dir, project=project, offline=offline, entity=entity, group=group, tags=list(tags)
+    )
 
 
 def mlflow_logger(

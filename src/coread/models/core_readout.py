@@ -92,9 +92,11 @@ class BaseCoreReadout(pl.LightningModule):
     def cell_types(self, session: str) -> tuple[Int[Tensor, " neuron"], Int[Tensor, " type"]]:
         """Return the types of a session's neurons, counted from 1, and the neurons of each type in all sessions.
 
-        They are those of `data_info["cell_type_dict"]`, in sorted order; raises ValueError if a session has none.
+        They are the column cell_type of `data_info["neurons_dict"]`, in sorted order; raises ValueError if a session
+        has none.
         """
-        types: Mapping[str, Sequence[str]] = self.data_info.get("cell_type_dict", {})
+        tables: Mapping[str, Mapping[str, Sequence[Any]]] = self.data_info.get("neurons_dict", {})
+        types = {name: table["cell_type"] for name, table in tables.items() if "cell_type" in table}
         if missing := sorted(set(self.readout.keys()) - set(types)):
             raise ValueError(f"{type(self.loss).__name__} needs the cell types of all sessions, {missing} have none")
         names = sorted({str(name) for of_session in types.values() for name in of_session})
