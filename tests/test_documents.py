@@ -39,8 +39,9 @@ NOT_EXECUTED = {
     "coread search": "a search of many trainings: tests/search runs it with small ones",
     "coread download": "needs the network: tests/cli/test_download.py runs it against a local server",
     "coread publish": "needs a trained ensemble: tests/models/test_publish.py runs it",
+    "coread export-nwb": "needs a recording that the workflow wrote: tests/data_io/test_nwb.py runs it",
     "coread visualize": "needs a trained model of its own: tests/cli/test_visualize.py runs it",
-    "jupyter": "tests/acceptance/test_notebooks.py executes the notebooks",
+    "jupyter": "tests/test_notebooks.py executes the notebooks",
     "pip": "installs packages from an index",
 }
 LANGUAGES = {"python", "bash", "yaml"}
