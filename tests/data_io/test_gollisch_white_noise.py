@@ -12,6 +12,7 @@ import yaml
 from coread.data_io.readers.gollisch_white_noise import Noise, regenerate
 from coread.data_io.sources import build_recording, build_recordings, build_stimuli, list_sessions, source_files
 from coread.data_io.sta import compute_sta
+from coread.extras import MissingExtraError
 from coread.recording import RecordingError
 
 pytest.importorskip("retinawhitenoise", reason="the extra `whitenoise` is not installed")
@@ -149,7 +150,7 @@ def test_regenerated_frames_are_those_of_a_real_recording(reference_data, tmp_pa
         assert (stimuli[name].frames[:, 0] == stored[kind]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.acceptance
 def test_all_frames_and_receptive_fields_of_a_real_recording(reference_data, tmp_path):
     stored = liu_session(reference_data, tmp_path, n_trials=24)
     stimuli = build_stimuli(CONFIG, tmp_path)
@@ -223,5 +224,5 @@ def test_damage_and_wrong_settings_are_named(tmp_path):
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     write_session(tmp_path / "a.h5", n_trials=2)
     monkeypatch.setitem(sys.modules, "retinawhitenoise", None)
-    with pytest.raises(ImportError, match=r'retinawhitenoise: pip install "coread\[whitenoise\]"'):
+    with pytest.raises(MissingExtraError, match=r"retinawhitenoise: pip install 'coread\[whitenoise\]'"):
         build_stimuli(CONFIG, tmp_path)

@@ -16,6 +16,7 @@ from coread.data_io.lazy_frames import LazyFrames
 from coread.data_io.nwb import read_nwb, write_nwb
 from coread.data_io.sources import build_recordings, list_sessions, source_files
 from coread.data_io.sta import compute_sta
+from coread.extras import MissingExtraError
 from coread.recording import RecordingError, Stimulus, content_digest, read_recording, write_recording
 from tests.conftest import fabricate_recording
 
@@ -381,7 +382,13 @@ def test_damage_and_missing_parts_are_named(tmp_path, monkeypatch):
     nwbfile = new_file()
     nwbfile.add_stimulus(
         pynwb.image.ImageSeries(
-            name="film", external_file=["film.avi"], format="external", rate=30.0, unit="n.a.", starting_frame=[0]
+            name="film",
+            external_file=["film.avi"],
+            format="external",
+            rate=30.0,
+            unit="n.a.",
+            starting_frame=[0],
+            num_samples=10,
         )
     )
     with pynwb.NWBHDF5IO(str(tmp_path / "c.nwb"), "w") as io:
@@ -402,5 +409,5 @@ def test_damage_and_missing_parts_are_named(tmp_path, monkeypatch):
     with pytest.raises(RecordingError, match=r"c\.nwb: not a readable NWB file"):
         build_recordings(CONFIG, tmp_path)
     monkeypatch.setitem(sys.modules, "pynwb", None)
-    with pytest.raises(ImportError, match=r'pynwb: pip install "coread\[nwb\]"'):
+    with pytest.raises(MissingExtraError, match=r"pynwb: pip install 'coread\[nwb\]'"):
         build_recordings(CONFIG, tmp_path)

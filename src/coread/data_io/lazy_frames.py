@@ -42,7 +42,8 @@ class LazyFrames:
     def __getitem__(self, key: Any) -> np.ndarray:
         """Return frames by number, slice, or array of numbers or truth values along the first axis."""
         if isinstance(key, tuple):
-            return self[key[0]][(slice(None), *key[1:])] if isinstance(key[0], slice) else self[key[0]][key[1:]]
+            rows, rest = self[key[0]], key[1:]
+            return rows[(slice(None),) * (rows.ndim - self.ndim + 1) + rest]
         if isinstance(key, slice) and key == slice(None):
             return np.asarray(self)
         rows = np.arange(self.shape[0])[key]

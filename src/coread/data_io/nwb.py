@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from coread.extras import import_extra
 from coread.recording import (
     BLANK,
     CHUNK_BYTES,
@@ -49,12 +50,8 @@ CHUNKS_PER_READ = 64
 
 
 def import_pynwb() -> Any:
-    """Return the package pynwb; raises ImportError that names the extra."""
-    try:
-        import pynwb
-    except ImportError as error:
-        raise ImportError('NWB files need the package pynwb: pip install "coread[nwb]"') from error
-    return pynwb
+    """Return the package pynwb; raises MissingExtraError."""
+    return import_extra("pynwb", "nwb", "reading and writing NWB files")
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

@@ -23,6 +23,7 @@ import pandas as pd
 from jaxtyping import Float32, Num
 
 from coread.data_io.readers.parameters import reader_parameters
+from coread.extras import import_extra
 from coread.provenance import file_sha256
 from coread.recording import Recording, RecordingError, Stimulus
 
@@ -210,17 +211,14 @@ def regenerate(noise: Noise, n_frames: int) -> Num[np.ndarray, "frame 1 height w
         chunk = frames[start : start + step]
         drawn = np.array(draw(len(chunk) * n_pixels), frames.dtype).reshape(len(chunk), noise.nx, noise.ny)
         chunk[:, 0] = drawn[:, x0:x1, y0:y1].transpose(0, 2, 1)
-    return frames * np.int8(2) - np.int8(1) if noise.distribution == "binary" else frames
+    if noise.distribution == "binary":  # drawn as 0 and 1
+        frames *= 2
+        frames -= 1
+    return frames
 
 
 def _generator(seed: int) -> Any:
-    try:
-        from retinawhitenoise import Rng
-    except ImportError as error:
-        raise ImportError(
-            'regenerating white noise needs the package retinawhitenoise: pip install "coread[whitenoise]"'
-        ) from error
-    return Rng(seed)
+    return import_extra("retinawhitenoise", "whitenoise", "regenerating white noise").Rng(seed)
 
 
 # --------------------------------------------------------------------------------------------------------------- files

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from coread.data_io.dataloader import read_rows
 from coread.data_io.lazy_frames import LazyFrames
 from coread.recording import BLANK, RecordingError, Stimulus, smallest_exact
 
@@ -97,6 +96,8 @@ def _frames(name: str, series: Any, transpose: bool) -> tuple[Any, float, float]
     scale, offset = float(series.conversion), float(series.offset)
     arranged, arrange = _arrangement(shape, transpose)
     if np.dtype(data.dtype).name in AS_STORED:
+        from coread.data_io.dataloader import read_rows  # here: it imports torch, which listing sessions does without
+
         return LazyFrames(arranged, data.dtype, lambda rows: arrange(read_rows(data, rows))), scale, offset
     frames, step, low = smallest_exact(arrange(np.asarray(data[:])))
     return frames, scale * step, offset + scale * low
