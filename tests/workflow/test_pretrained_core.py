@@ -9,7 +9,7 @@ import yaml
 
 from coread.models import load_member
 from coread.models.extension import model_digest
-from tests.campaign import WORKFLOW, Campaign
+from tests.campaign import Campaign
 
 EXPERIMENT = """\
 defaults: [tiny, pretrained_core: default, _self_]
@@ -20,7 +20,7 @@ MEMBERS = {"members": {"cross": {"folds": [0], "seeds": [0]}}}
 
 
 def _workflow(experiment: str, **model_files: str) -> str:
-    catalogue = {**WORKFLOW["catalogue"], "tiny": MEMBERS, "tiny_more": MEMBERS}
+    catalogue = {"tiny": MEMBERS, experiment: MEMBERS}
     content = {"experiments": [experiment], "catalogue": catalogue, "data_dirs": {}, "model_files": model_files}
     return yaml.safe_dump(content)
 

@@ -32,9 +32,7 @@ def is_published(folder: Path) -> bool:
 
 def is_ensemble(folder: Path) -> bool:
     """Return whether a folder holds a published ensemble."""
-    return (
-        folder.is_dir() and (folder / CONFIG_FILE).is_file() and _read_config(folder).get("format") == ENSEMBLE_FORMAT
-    )
+    return _format(folder) == ENSEMBLE_FORMAT
 
 
 def read_member(folder: Path, device: torch.device | str = "cpu") -> Member:
