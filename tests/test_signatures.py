@@ -86,3 +86,23 @@ def test_classes_named_in_a_config_count_as_imports(package: Path) -> None:
         "pack.readers",
         "pack.readers.two",
     ]
+
+
+def test_what_a_module_imports_when_it_is_asked_for(package: Path) -> None:
+    (package / "lazy.py").write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from pack.plain import Child as Kid\n    from pack.open import Open\n"
+        "def __getattr__(name): ...\n"
+    )
+    assert constructor_arguments("pack.lazy.Kid", package) == {"size", "depth"}
+    named, whole = package.parent / "named.py", package.parent / "whole.py"
+    named.write_text("from pack.lazy import Kid\n")
+    whole.write_text("import pack.lazy\n")
+    assert imported_modules([named], (), package) == ["pack", "pack.lazy", "pack.plain"]
+    assert imported_modules([whole], (), package) == ["pack", "pack.lazy"]
+    assert imported_modules([whole], ["pack.lazy.Open"], package) == ["pack", "pack.lazy", "pack.open"]
+
+
+def test_a_second_name_of_a_class_takes_what_the_class_takes(package: Path) -> None:
+    (package / "plain.py").write_text("class Plain:\n    def __init__(self, size): ...\n\nOther = Plain\n")
+    assert constructor_arguments("pack.plain.Other", package) == {"size"}

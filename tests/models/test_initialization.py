@@ -1,6 +1,7 @@
 """Readouts start on the pixel where the spike-triggered average peaks, whatever the core does to the image."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,12 @@ from coread.data_io.splits import TRAIN
 from coread.data_io.statistics import compute_statistics
 from coread.models.core_readout import BaseCoreReadout, core_output_shape
 from coread.models.initialization import initialize_readouts, output_positions, peak_positions
+from coread.models.member import load_member
+from coread.models.spatial_contrast import SpatialContrastCoreReadout
 from coread.modules.core.base_core import DummyCore, SimpleCoreWrapper
 from coread.modules.readout.multi_readout import MultiGaussianMaskReadout, MultiSampledGaussianReadout
+from coread.recording import Recording
+from coread.training import train
 from tests.conftest import fabricate_recording
 
 SETTINGS = {"method": "sta", "n_lags": 3, "smoothing_px": 0.5, "spread": 0.15}
@@ -126,3 +131,96 @@ def test_an_unknown_method_is_an_error() -> None:
     model = BaseCoreReadout(DummyCore(), MultiGaussianMaskReadout((1, 3, 12, 15), {"a": 2}))
     with pytest.raises(ValueError, match=r"'best' is unknown, expected one of \['sta', 'none'\]"):
         initialize_readouts(model, [], {}, None, SETTINGS | {"method": "best"})
+
+
+CORE = {"_target_": "coread.modules.core.base_core.SimpleCoreWrapper", "temporal_kernel_sizes": [3]}
+TRAIN_SLICE = {
+    "splits": {"method": "folds", "n_folds": 3, "clip_length": 20, "seed": 0},
+    "dataloader": {"window_length": 24, "batch_size": 4, "normalize_stimulus": True, "response_scale": "none"},
+    "loss": {"_target_": "coread.modules.losses.poisson.PoissonLoss3d"},
+    "initialization": SETTINGS,
+    "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True},
+    "lr_scheduler": None,
+    "trainer": {"max_epochs": 1},
+    "training_callbacks": {},
+    "quality_checks": {"allow_constant_neurons": True},
+}
+
+
+def train_slice(readout: dict, **changes: object) -> dict:
+    model = {
+        "_target_": "coread.models.core_readout.UnifiedCoreReadout",
+        "hidden_channels": [2],
+        "core": CORE | {"spatial_kernel_sizes": [3], "convolution_type": "full"},
+        "readout": readout,
+    }
+    return TRAIN_SLICE | {"model": model | changes}
+
+
+def sessions_with_positions() -> list[Recording]:
+    rng, made = np.random.default_rng(1), []
+    for session in ("a", "b"):
+        recording = fabricate_recording(session, n_trials=2)
+        table = recording.neurons.assign(px=rng.random(4), py=rng.random(4), match_id=["u", "v", "v", "w"])
+        made.append(replace(recording, neurons=table))
+    return made
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"grid_mean_predictor": {"hidden_layers": 1}, "source_columns": ["px", "py"]},
+        {"shared_features": {"match_column": "match_id"}},
+        {"clone_readout": True},
+    ],
+    ids=["predicted points", "shared features", "clones"],
+)
+def test_readouts_that_need_the_tables_of_neurons_work_from_a_config(tmp_path: Path, arguments: dict) -> None:
+    target = "coread.modules.readout.multi_readout.MultiSampledGaussianReadout"
+    settings = train_slice({"_target_": target, **arguments})
+    member = train(settings, sessions_with_positions(), 0, 0, work_dir=tmp_path / "work", accelerator="cpu")
+    member.save(tmp_path / "model.ckpt")
+    back = load_member(tmp_path / "model.ckpt")
+    x = torch.randn(back.model.stimulus_shape(10))
+    for session in ("a", "b"):
+        torch.testing.assert_close(back.model(x, session), member.model(x, session), rtol=0, atol=0)
+    if "shared_features" in arguments:
+        a, b = (member.model.readout[session].features for session in ("a", "b"))
+        torch.testing.assert_close(a / a[:, :1], b / b[:, :1])
+
+
+def test_neurons_without_average_are_listed_with_the_member(tmp_path: Path) -> None:
+    recording = fabricate_recording("a", n_trials=2)
+    responses = recording.responses.copy()
+    responses[:, 2] = 0.0
+    model = {
+        "_target_": "coread.models.spatial_contrast.SpatialContrastCoreReadout",
+        "learning_rate": 0.05,
+        "temporal_crop_frames": 3,
+    }
+    settings = TRAIN_SLICE | {"model": model}
+    recordings = [replace(recording, responses=responses)]
+    member = train(settings, recordings, 0, 0, work_dir=tmp_path / "work", accelerator="cpu")
+    assert member.data_info["neurons_without_sta"] == {"a": [2]}
+    assert member.model.readout["a"].without_sta.tolist() == [False, False, True, False]
+    assert np.isfinite(member.history["train_loss"]).all()
+
+
+def test_files_of_averages_of_published_layout(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for cell in (4, 9):
+        np.save(tmp_path / f"cell_data_01_WN_stas_cell_{cell}.npy", rng.standard_normal((12, 10, 12)))
+    cells = {"sessions_kwargs": {"01": {"cell_indices": [4, 9]}}}
+    arguments = {"in_shape": (1, 30, 8, 10), "n_neurons_dict": {"01": 2}, "sta_dir": tmp_path}
+    model = SpatialContrastCoreReadout(**arguments, temporal_crop_frames=5, data_info=cells)
+    assert model.lag == 4
+    assert not model.readout["01"].takes_filters
+    x = torch.randn(1, 1, 12, 8, 10)
+    # what was read once is in the state dict: the files are not needed again
+    for path in tmp_path.glob("*.npy"):
+        path.unlink()
+    again = SpatialContrastCoreReadout(**arguments, temporal_crop_frames=5, data_info=model.data_info)
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again(x, "01"), model(x, "01"))
+    with pytest.raises(ValueError, match=r"session '01': data_info must list its cells"):
+        SpatialContrastCoreReadout(**arguments)

@@ -18,7 +18,11 @@ from coread.modules.readout import (
     MultiLNPReadout,
     MultiReadoutBase,
     MultiSampledGaussianReadout,
+    MultiSeparableLNPReadout,
+    MultiSplineMaskReadout,
     PointGaussianReadout,
+    SeparableLNPReadout,
+    SplineMaskReadout,
 )
 from coread.modules.readout.base import Readout, projected_clamp
 
@@ -39,16 +43,27 @@ def make(cls: type[Readout], outdims: int = 6, in_shape: tuple[int, ...] = SHAPE
         FactorizedReadout: {**PENALTIES, "readout_bias": True},
         PointGaussianReadout: {"nonlinearity_function": "softplus"},
         LNPReadout: {"temporal_kernel_size": 5, "rank": 2},
+        SeparableLNPReadout: {"temporal_kernel_size": 5, "rank": 2, "spat_kernel_size": (5, 5)},
+        SplineMaskReadout: {},
     }
     return cls(in_shape=in_shape, outdims=outdims, **{**defaults[cls], **kwargs})
 
 
-CLASSES = [GaussianMaskReadout, FactorizedReadout, PointGaussianReadout, LNPReadout]
+CLASSES = [
+    GaussianMaskReadout,
+    FactorizedReadout,
+    PointGaussianReadout,
+    LNPReadout,
+    SeparableLNPReadout,
+    SplineMaskReadout,
+]
 MULTI = {
     MultiGaussianMaskReadout: {},
     MultiFactorizedReadout: PENALTIES,
     MultiSampledGaussianReadout: {},
     MultiLNPReadout: {"temporal_kernel_size": 5},
+    MultiSeparableLNPReadout: {"temporal_kernel_size": 5, "spat_kernel_size": (5, 5)},
+    MultiSplineMaskReadout: {},
 }
 
 
@@ -122,7 +137,7 @@ def test_positions_outside_are_an_error(cls: type[Readout]):
 @pytest.mark.parametrize("nonlinearity", ["softplus", "elu1", "exp"])
 def test_without_input_the_output_is_the_mean_rate(cls: type[Readout], nonlinearity: str):
     rates = torch.tensor([1e-4, 0.01, 0.3, 1.0, 5.0, 60.0])
-    key = "nonlinearity" if cls is LNPReadout else "nonlinearity_function"
+    key = "nonlinearity" if cls in (LNPReadout, SeparableLNPReadout) else "nonlinearity_function"
     readout = make(cls, mean_activity=rates, **{key: nonlinearity})
     y = readout(torch.zeros(1, *SHAPE))
     torch.testing.assert_close(y, rates.expand_as(y), rtol=2e-3, atol=1e-6)
@@ -132,7 +147,8 @@ def test_without_input_the_output_is_the_mean_rate(cls: type[Readout], nonlinear
 def test_mean_rates_and_their_defects(cls: type[Readout]):
     rates = torch.tensor([0.0, 0.01, 0.3, 1.0, 5.0, 60.0])
     assert torch.isfinite(make(cls, mean_activity=rates).bias).all()
-    torch.testing.assert_close(make(cls, mean_activity=rates, published_behaviour=True).bias.detach(), rates)
+    if cls not in (SeparableLNPReadout, SplineMaskReadout):  # never published, or published without a bias
+        torch.testing.assert_close(make(cls, mean_activity=rates, published_behaviour=True).bias.detach(), rates)
     bias = "readout_bias" if cls is FactorizedReadout else "bias"
     without = make(cls, mean_activity=rates, **{bias: False})
     assert without.bias is None or (without.bias == 0).all()
@@ -169,11 +185,17 @@ def test_evaluation_is_deterministic_and_leaves_parameters_alone(cls: type[Reado
         (LNPReadout, {"smooth_weight": 1.0}),
         (LNPReadout, {"temporal_smooth_weight": 1.0}),
         (LNPReadout, {"sparse_weight": 1.0}),
+        (SeparableLNPReadout, {"smooth_weight_spat": 1.0}),
+        (SeparableLNPReadout, {"smooth_weight_temp": 1.0}),
+        (SeparableLNPReadout, {"sparse_weight": 1.0}),
+        # filters of length 1 cannot become shorter, but sparser
+        (SeparableLNPReadout, {"sparse_weight": 1.0, "normalize_weights": True}),
     ],
 )
 def test_every_penalty_has_a_gradient(cls: type[Readout], kwargs: dict[str, Any]):
     readout = make(cls, **kwargs)
     penalty = readout.regularizer()
+    torch.testing.assert_close(penalty, torch.stack(list(readout.penalties().values())).sum())
     penalty.backward()
     assert penalty > 0
     assert sum(p.grad.abs().sum() for p in readout.parameters() if p.grad is not None) > 0
