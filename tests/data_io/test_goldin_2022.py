@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from coread.data_io.dataloader import SessionWindows
 from coread.data_io.download.registry import read_registry
+from coread.data_io.download.transfer import Expected
 from coread.data_io.sources import build_recording, list_sessions, source_files
 from coread.data_io.splits import TEST, TRAIN, VALIDATION, label_bins
 from coread.data_io.statistics import compute_statistics
@@ -130,8 +131,10 @@ def test_sessions_are_found_by_species(tmp_path):
 
 
 def test_registry_of_published_files():
-    assert MOUSE["files"] == AXOLOTL["files"]
-    assert [entry.path for entry in read_registry(MOUSE)] == [f"{FOLDER}/"]
+    """Of the folder that the species share, each takes its own sessions."""
+    files = {f"{FOLDER}/session_{species}.h5": Expected() for species in ("mouse", "axolotl")}
+    chosen = [entry.chosen(files) for config in (MOUSE, AXOLOTL) for entry in read_registry(config)]
+    assert [list(found) for found in chosen] == [[path] for path in files]
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

@@ -27,8 +27,9 @@ from tests.published_data.sridhar_2025 import (
 )
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "data_io"
-MOVIE = yaml.safe_load((CONFIGS / "sridhar_2025_natural_movie.yaml").read_text())
-NOISE = yaml.safe_load((CONFIGS / "sridhar_2025_white_noise.yaml").read_text())
+PUBLISHED_MOVIE = yaml.safe_load((CONFIGS / "sridhar_2025_natural_movie.yaml").read_text())
+PUBLISHED_NOISE = yaml.safe_load((CONFIGS / "sridhar_2025_white_noise.yaml").read_text())
+MOVIE, NOISE = (config | {"excluded_cells": {}} for config in (PUBLISHED_MOVIE, PUBLISHED_NOISE))  # a few cells only
 TOY = MOVIE | {"sessions": ["01"], "test_frames": 60, "test_trials": {}}
 
 
@@ -234,10 +235,16 @@ def test_planted_cells_of_every_session_are_recovered(tmp_path):
         assert (train[:, 0] == [0, 257, 514]).all()  # files may be longer than the responses
 
 
-def test_all_published_cells_and_sessions_by_default(tmp_path):
+def test_published_sessions_and_lists_of_cells_by_default(tmp_path):
     assert list_sessions(NOISE, tmp_path) == ["01", "02", "04"]
     assert list_sessions(MOVIE, tmp_path) == ["01", "02", "03", "04"]
-    assert NOISE["excluded_cells"] == MOVIE["excluded_cells"] == {}
+    movie, noise = PUBLISHED_MOVIE["excluded_cells"], PUBLISHED_NOISE["excluded_cells"]
+    assert {session: len(cells) for session, cells in noise.items()} == {"01": 137, "02": 113, "04": 30}
+    assert set(noise["01"]) - set(movie["01"]) == {12, 168}  # in the released model of the natural movie
+    assert set(movie["01"]) < set(noise["01"]) < set(range(370))
+    assert (movie["02"], movie["04"]) == (noise["02"], noise["04"])
+    assert set(noise["02"]) < set(range(182))
+    assert set(noise["04"]) < set(range(110))
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
