@@ -10,12 +10,16 @@ from coread.data_io.download.origin import HubDataset, make_origin, split_addres
 from coread.data_io.download.registry import ARCHIVE
 from coread.data_io.download.transfer import log
 
-CACHE_VARIABLE = "COREAD_CACHE_DIRECTORY"
+CACHE_VARIABLES = ("COREAD_CACHE_DIRECTORY", "OPENRETINA_CACHE_DIRECTORY")
 
 
-def cache_directory() -> Path:
-    """Return the folder for downloads: $COREAD_CACHE_DIRECTORY, else ~/.cache/coread."""
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/coread").expanduser()
+def cache_directory(path: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder of downloads: `path`, $COREAD_CACHE_DIRECTORY, $OPENRETINA_CACHE_DIRECTORY or ~/.cache/coread.
+
+    The first of these that is there and not empty.
+    """
+    given = [path, *(os.environ.get(name) for name in CACHE_VARIABLES)]
+    return Path(next((folder for folder in given if folder), "~/.cache/coread")).expanduser()
 
 
 def get_local_file_path(file_path: str | Path, cache_folder: str | Path | None = None) -> Path:
@@ -28,7 +32,7 @@ def get_local_file_path(file_path: str | Path, cache_folder: str | Path | None =
     text = os.fspath(file_path)
     if "://" not in text:
         return Path(text).expanduser()
-    cache = cache_directory() if cache_folder is None else Path(cache_folder).expanduser()
+    cache = cache_directory(cache_folder)
     source, path, may_be_folder = split_address(text)
     if "url" in source:
         parts = urlsplit(source["url"])

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from coread.data_io.download.local_path import get_local_file_path
+from coread.data_io.download.local_path import cache_directory, get_local_file_path
 from coread.models.core_readout import BaseCoreReadout
 from coread.models.ensemble import EnsembleModel
 from coread.models.member import FORMAT_VERSION, Member, restore_member
 from coread.models.pretrained.folder import CONFIG_FILE, MEMBERS, is_ensemble, is_published, read_ensemble, read_member
 from coread.models.pretrained.lightning import build_published, is_lightning
-from coread.models.pretrained.released import cache_directory, hub_folder, is_hub_name, released_file, released_models
+from coread.models.pretrained.released import hub_folder, is_hub_name, released_file, released_models
 from coread.models.pretrained.safe_pickle import CheckpointError, UnsafeCheckpointError, read_checkpoint
 from coread.models.pretrained.targets import check_targets
 

@@ -1,7 +1,6 @@
 """Where the files of trained models lie: released ones by name, in the cache or else downloaded; hub repositories."""
 
 import functools
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,6 @@ from coread.data_io.download.manifest import Manifest
 from coread.models.pretrained.safe_pickle import CheckpointError
 from coread.provenance import file_sha256
 
-CACHE_VARIABLES = ("COREAD_CACHE_DIRECTORY", "OPENRETINA_CACHE_DIRECTORY")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
@@ -28,12 +26,6 @@ def read_registry() -> Mapping[str, Any]:
 def released_models() -> Mapping[str, Mapping[str, Any]]:
     """Return the released models by name: path in their repository, size in bytes and sha256 where known."""
     return read_registry()["models"]
-
-
-def cache_directory(path: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder of downloaded models: `path`, or the environment's, or ~/.cache/coread."""
-    given = [path, *(os.environ.get(name) for name in CACHE_VARIABLES)]
-    return Path(next((str(folder) for folder in given if folder), "~/.cache/coread")).expanduser()
 
 
 def released_file(name: str, cache: Path) -> Path:
