@@ -66,7 +66,7 @@ def trained_model(readout: str = "MultiSampledGaussianReadout", **core: Any) -> 
     model = UnifiedCoreReadout(
         IN_SHAPE,
         SIZES,
-        {"_target_": target, "published_behaviour": True, **CORE, **core},
+        {"_target_": target, **CORE, "published_behaviour": True, **core},
         {"_target_": f"{OURS}.{readout}", **READOUTS[readout]},
         HIDDEN,
         data_info={"input_shape": [2, 18, 16]},

@@ -202,6 +202,19 @@ def test_objects_of_the_published_package_are_kept_as_records(tmp_path: Path, mo
     assert repr(record) == "<openretina.modules.losses.poisson.PoissonLoss3d>"
 
 
+def test_classes_of_ours_in_the_published_layout_are_taken_as_they_are(tmp_path: Path) -> None:
+    source = trained_model(hidden_padding="same", published_behaviour=False)
+    content = published_content(source)
+    for part in ("core", "readout"):
+        config = OmegaConf.to_container(content["hyper_parameters"][part], resolve=True)
+        config["_target_"] = config["_target_"].replace("openretina", "coread")
+        content["hyper_parameters"][part] = config | ({"hidden_padding": "same"} if part == "core" else {})
+    model = load_core_readout_model(write_checkpoint(tmp_path / "a.ckpt", content), "cpu")
+    stimulus = torch.rand(1, 2, 40, 18, 16)
+    torch.testing.assert_close(model(stimulus), source(stimulus), rtol=0, atol=0)
+    assert is_model_causal(model)
+
+
 @pytest.mark.parametrize("published", sorted(PUBLISHED))
 def test_every_published_class_has_one_of_ours(published: str) -> None:
     module, _, name = our_class(f"openretina.{published}").rpartition(".")

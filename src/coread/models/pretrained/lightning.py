@@ -126,8 +126,10 @@ def _example_configs(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dic
 
 
 def _core_config(published: Mapping[str, Any]) -> dict[str, Any]:
-    target = our_class(str(published.get("_target_")))
-    config = _arguments(published)
+    name = str(published.get("_target_"))
+    target, config = our_class(name), _arguments(published)
+    if not name.startswith("openretina."):
+        return _checked("core", target, config)
     known = _constructor_arguments(target)
     if "cut_first_n_frames" in known:
         config.setdefault("cut_first_n_frames", PUBLISHED_CUT)

@@ -72,4 +72,4 @@ def hub_folder(name: str, cache: Path) -> Path:
     try:
         return Path(snapshot_download(repository, **options))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{name}: not to be had from the hub ({error})") from error
+        raise CheckpointError(f"{name}: no folder here, and not to be had from the hub ({error})") from error

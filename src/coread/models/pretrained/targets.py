@@ -44,9 +44,12 @@ INSTANTIATED = ("model", "loss", "optimizer", "lr_scheduler")
 
 
 def our_class(published: str) -> str:
-    """Return the dotted name of our class for a published one; raises CheckpointError naming an unknown one."""
+    """Return the dotted name of our class for a published one, or one of ours under the published name.
+
+    Raises CheckpointError naming an unknown one.
+    """
     package, _, rest = published.partition(".")
-    if package != "openretina" or rest not in PUBLISHED:
+    if package not in ("openretina", "coread") or rest not in PUBLISHED:
         known = sorted(f"openretina.{name}" for name in PUBLISHED)
         raise CheckpointError(f"the checkpoint is made of {published!r}, which is unknown here; known are {known}")
     return f"coread.{PUBLISHED[rest]}"
