@@ -221,6 +221,18 @@ def test_gaussian_mask_is_a_weighted_average_over_space():
     torch.testing.assert_close(readout(x), expected)
 
 
+def test_masks_of_patches_and_free_masks_lie_where_they_are_used():
+    free = make(FactorizedReadout, mask_constraint="abs")
+    torch.testing.assert_close(free.masks[2, 3], free.mask_weights[2 * 11 + 3].abs())
+    readout = SeparableLNPReadout(SHAPE, 2, spat_kernel_size=(3, 5), temporal_kernel_size=1, nonlinearity="identity")
+    readout.initialize_positions(positions_of(torch.tensor([[0, 10], [3, 4]]), 7, 11))
+    with torch.no_grad():
+        readout.time_weights.fill_(1.0)
+    x = torch.randn(1, 1, 1, 7, 11).expand(-1, 3, -1, -1, -1)
+    expected = torch.einsum("hw,hwn->n", x[0, 0, 0], readout.masks)
+    torch.testing.assert_close(readout(x)[0, 0], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_negative_features_are_clipped_when_positive():
     readout = make(GaussianMaskReadout, positive=True)
     with torch.no_grad():

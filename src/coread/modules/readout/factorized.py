@@ -102,6 +102,11 @@ class FactorizedReadout(Readout):
         return self.mask_weights.abs() if self.mask_constraint == "abs" else self.mask_weights
 
     @property
+    def masks(self) -> Float[Tensor, "height width neuron"]:
+        """The masks as they are used, neurons last."""
+        return self.constrained_mask.unflatten(0, self.mask_size)
+
+    @property
     def constrained_weights(self) -> Float[Tensor, "channel neuron"]:
         """The feature weights as they are used."""
         weights: Tensor = self.feature_weights

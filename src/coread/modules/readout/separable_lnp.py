@@ -109,6 +109,14 @@ class SeparableLNPReadout(Readout):
         """The space-time filters on their patches, the current frame first."""
         return torch.einsum("nkt,nkchw->ntchw", self._time, self._space).flip(1)
 
+    @property
+    def masks(self) -> Float[Tensor, "height width neuron"]:
+        """The first image of every neuron in its place, summed over channels, neurons last."""
+        height, width = self.in_shape[2:]
+        frame = torch.zeros(self.outdims, height * width, device=self.device)
+        images = self._space[:, 0].sum(1).flatten(1)
+        return frame.scatter(1, self.patches(), images).unflatten(1, (height, width)).permute(1, 2, 0)
+
     def patches(self) -> Int[Tensor, "neuron pixel"]:
         """Return the pixels of every neuron's patch, counted row by row through the frame."""
         height, width = self.in_shape[2:]

@@ -101,6 +101,11 @@ class SpatialContrastReadout(Readout):
         return self.w
 
     @property
+    def masks(self) -> Float[Tensor, "height width neuron"]:
+        """The spatial filters, neurons last."""
+        return self.spatial_filters.permute(1, 2, 0)
+
+    @property
     def without_sta(self) -> Bool[Tensor, " neuron"]:
         """Whether a neuron has no filter, because its spike-triggered average is empty or not finite."""
         return (self.spatial_filters == 0).all(dim=(1, 2)) if self.outdims else torch.zeros(0, dtype=torch.bool)
