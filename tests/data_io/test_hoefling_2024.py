@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coread.config import compose_data_io
+from coread.data_io.conversion import containers_from_recordings
 from coread.data_io.quality_filters import ALL_SESSIONS, tabulate
 from coread.data_io.restricted_pickle import PickleError
 from coread.data_io.sources import build_recording, build_recordings, build_stimuli, list_sessions, source_files
@@ -201,6 +202,21 @@ def test_data_with_one_sequence(tmp_path, n_sequences, sequence):
     np.testing.assert_array_equal(recording.session_info["presentation_order"], order)
     labels = label_bins(recording, {"method": "clip_list", "clips": [1, 5], "clip_length": CLIP}, fold=0, lag=0)
     assert set(recording.frame[labels == VALIDATION] // CLIP) == {1, 5}
+
+
+def test_the_documented_containers_hold_what_the_eye_saw_and_the_cells_answered(tmp_path):
+    movies, one = short_movies(), noise_field(sequence=2, eye="left")
+    lay_out(tmp_path, {NAME: one}, movies)
+    responses, shown = containers_from_recordings([build_recording(SHORT, NAME, tmp_path)])
+    first, second, third, train = (np.r_[0:40], np.r_[120:160], np.r_[220:260], np.r_[40:120, 160:220])
+    repeats = np.stack([one.answers[rows].T for rows in (first, second, third)])
+    np.testing.assert_allclose(responses[NAME].train, one.answers[train].T, rtol=1e-5)
+    np.testing.assert_allclose(responses[NAME].get_test_by_trial(), repeats, rtol=1e-5)
+    np.testing.assert_allclose(responses[NAME].test_response, repeats.mean(axis=0), rtol=1e-5)
+    assert responses[NAME].session_kwargs["group_assignment"].tolist() == [1, 2, 3]
+    seen = shown_to(movies, "left", 2, BLOCKS, CLIP).transpose(1, 0, 2, 3)
+    np.testing.assert_array_equal(shown[NAME].train, seen[:, train])
+    np.testing.assert_array_equal(shown[NAME].test_movie, seen[:, first])
 
 
 # ------------------------------------------------------------------------------------------------------------ responses
