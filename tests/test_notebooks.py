@@ -46,9 +46,9 @@ def test_a_notebook_is_stored_as_it_ran(name: str) -> None:
 @pytest.mark.acceptance
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_and_scores_as_stored(name: str, tmp_path: Path) -> None:
-    nbformat = pytest.importorskip("nbformat", reason="the extra `docs` is not installed: nbclient and ipykernel")
-    nbclient = pytest.importorskip("nbclient", reason="the extra `docs` is not installed: nbclient and ipykernel")
-    pytest.importorskip("ipykernel", reason="the extra `docs` is not installed: nbclient and ipykernel")
+    nbformat = pytest.importorskip("nbformat", reason="the extra `notebooks` is not installed")
+    nbclient = pytest.importorskip("nbclient", reason="the extra `notebooks` is not installed")
+    pytest.importorskip("ipykernel", reason="the extra `notebooks` is not installed")
     stored = FOLDER / f"{name}.ipynb"
     notebook = nbformat.read(stored, as_version=4)
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
