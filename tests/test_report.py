@@ -16,6 +16,7 @@ from coread.plotting import write_figures
 from coread.provenance import file_sha256
 from coread.recording import digest_path, write_recording
 from coread.report import write_report
+from coread.report.loss_terms import loss_term_table
 from coread.report.tables import overview_rows
 from tests.results import CONFIG, N_NEURONS, make_fields, make_histories, make_predictions, make_recording, make_scores
 
@@ -294,3 +295,29 @@ def test_what_quality_filters_removed_is_told_with_all_sessions_first(results: P
         ["all sessions", "cell_type", "7,863", "3,034", "4,829"],
         ["a", "cell_type", "90", "20", "70"],
     ]
+
+
+def test_the_size_of_every_loss_term_is_shown_and_inert_ones_are_marked(tmp_path: Path) -> None:
+    paths = []
+    for number, loss in enumerate((2.0, -4.0)):  # a Poisson loss may be negative
+        history = pd.DataFrame(
+            {
+                "epoch": [0, 1],
+                "train_loss": [9.0, loss],
+                "train_penalty": [9.0, 0.1],
+                "train_penalty_core_temporal": [9.0, 0.02 * abs(loss)],
+                "train_penalty_readout_mask": [9.0, 2e-9],
+            }
+        )
+        paths.append(tmp_path / f"{number}.ckpt")
+        torch.save({"history": history.to_dict("list")}, paths[-1])
+    table = loss_term_table(paths)
+    assert table is not None
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["data loss", "-1", "100 %", ""],
+        ["core temporal", "0.06", "2 %", ""],
+        ["readout mask", "2e-09", "7.5e-08 %", "inert"],
+    ]
+    assert "mean over 2 members" in table.caption
+    torch.save({"history": history[["epoch", "train_loss"]].to_dict("list")}, paths[0])
+    assert loss_term_table(paths[:1]) is None

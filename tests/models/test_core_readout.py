@@ -10,16 +10,13 @@ import torch
 from omegaconf import OmegaConf
 
 from coread.callbacks import KeepBest
-from coread.config import compose, config_directory, stage_slice
 from coread.data_io.dataloader import DataPoint
 from coread.models import BaseCoreReadout, ExampleCoreReadout, UnifiedCoreReadout, is_model_causal
-from coread.models.member import build_model
 from coread.modules.core.base_core import SimpleCoreWrapper
 from coread.modules.losses import CorrelationLoss3d, MSE3d, PoissonLoss3d
 from coread.modules.readout.multi_readout import MultiGaussianMaskReadout
 
 SIZES = {"a": 3, "b": 5}
-OUTER_CONFIGS = sorted(path.stem for path in config_directory().glob("*.yaml") if path.stem != "workflow")
 
 
 def make_core(**arguments: Any) -> SimpleCoreWrapper:
@@ -126,15 +123,6 @@ def test_unified_core_readout_fills_in_channels_and_keeps_its_config(container: 
 
 
 # --------------------------------------------------------------------------------------------------------- predictions
-
-
-@pytest.mark.parametrize("name", OUTER_CONFIGS)
-def test_every_shipped_model_is_causal(name: str) -> None:
-    settings = stage_slice(compose(name), "train")
-    model = build_model(settings, {"input_shape": [3, 16, 18], "n_neurons_dict": SIZES})
-    assert is_model_causal(model)
-    stimulus = torch.randn(model.stimulus_shape(model.lag + 5, num_batches=2))
-    assert model(stimulus, "b").shape == (2, 5, 5)
 
 
 def test_published_padding_in_time_sees_the_future() -> None:

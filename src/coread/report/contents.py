@@ -16,6 +16,7 @@ from coread.eval.scores import DATA, ENSEMBLE, read_scores
 from coread.eval.tables import rows_of
 from coread.provenance import file_sha256
 from coread.recording import Recording, digest_path, read_recording
+from coread.report.loss_terms import loss_term_table
 from coread.report.tables import Table, make_table, summary_rows
 
 FIGURES = {
@@ -61,6 +62,7 @@ class ExperimentContents:
     recordings: Table
     quality: Table | None
     members: Table
+    loss_terms: Table | None
     summary: Table
     neurons: Table
     figures: list[Figure]
@@ -88,6 +90,7 @@ def collect_experiment(
         recordings=_recording_table(sessions),
         quality=_quality_table(recordings[0].with_name("quality.csv")),
         members=_member_table(members),
+        loss_terms=loss_term_table(members),
         summary=summary_rows(own),
         neurons=_neuron_table(scores, fields),
         figures=_figures(folder / "figures"),
