@@ -12,6 +12,4 @@ def __getattr__(name: str) -> Any:
     """Import a function when it is asked for (PEP 562): fits of Gaussians alone need no models."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from coread.insilico import visualization
-
-    return getattr(visualization, name)
+    return getattr(__import__("coread.insilico.visualization", fromlist=[name]), name)

@@ -1,6 +1,5 @@
 """Readouts: from feature maps to the responses of each session's neurons; each is imported when it is asked for."""
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,4 +56,5 @@ def __getattr__(name: str) -> Any:
     """Import a class from where it stands (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"coread.modules.readout.{_HOMES.get(name, 'multi_readout')}"), name)
+    # not importlib, whose imports are missing in Python's import log
+    return getattr(__import__(f"coread.modules.readout.{_HOMES.get(name, 'multi_readout')}", fromlist=[name]), name)

@@ -4,7 +4,6 @@ The classes for particular readouts stand beside these readouts; here they are f
 imported when it is asked for, so that a config depends on the one readout that it names.
 """
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -55,7 +54,8 @@ def __getattr__(name: str) -> Any:
     """Import a class from where it stands (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"coread.modules.readout.{_HOMES[name]}"), name)
+    # not importlib, whose imports are missing in Python's import log
+    return getattr(__import__(f"coread.modules.readout.{_HOMES[name]}", fromlist=[name]), name)
 
 
 class MultiReadoutBase(nn.ModuleDict):
