@@ -14,6 +14,7 @@ from coread.data_io.dataloader import DataPoint
 from coread.models import BaseCoreReadout, is_model_causal
 from coread.models.member import build_model
 from coread.modules.losses import CelltypePoissonLoss3d
+from coread.search.space import experiment_search
 
 # (channel, height, width) of every dataset's stimulus
 SHAPES = {
@@ -143,6 +144,11 @@ def test_settings_are_whole_and_consistent(experiment: str) -> None:
             assert SCORES[callback.monitor] == callback.mode
     if "monitor" in config.lr_scheduler:
         assert config.lr_scheduler["mode"] in (None, SCORES[config.lr_scheduler.monitor])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_search_of_every_experiment_varies_settings_that_it_has(experiment: str) -> None:
+    assert experiment_search(experiment)["search"]["n_trials"] > 0  # refuses a space with settings that nothing reads
 
 
 def test_the_documented_groups_exist() -> None:
