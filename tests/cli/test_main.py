@@ -66,6 +66,10 @@ def test_the_named_config_is_found_however_it_is_written(tmp_path: Path, monkeyp
     assert _named_config(["-cp", "configs", "-cn", "x"]) == ("x", shipped, [])  # the documented folder, from anywhere
     (tmp_path / "configs").mkdir()
     assert _named_config(["-cp", "configs", "-cn", "x"]) == ("x", Path("configs"), [])
+    for path in (["-cp", "configs"], []):  # one's own folder need not repeat what is shipped
+        assert _named_config([*path, "-cn", "liu_2017"]) == ("liu_2017", shipped, [])
+    (tmp_path / "configs" / "x.yaml").touch()
+    assert _named_config(["-cn", "x"]) == ("x", Path("configs"), [])
     with pytest.raises(ConfigError, match="--config-path mine: there is no such folder"):
         _named_config(["--config-path", "mine", "--config-name", "x"])
     with pytest.raises(ConfigError, match=r"--config-name is missing; shipped configs: .*hdf5_core_readout"):

@@ -60,14 +60,20 @@ def _named_config(argv: list[str]) -> tuple[str, Path, list[str]]:
     if name is None:
         known = sorted(path.stem for path in config_directory().glob("*.yaml") if path.stem != "workflow")
         raise ConfigError(f"--config-name is missing; shipped configs: {', '.join(known)}")
-    # as documented, `configs/` of the working folder comes first, with --config-path configs or without
-    if directory in (None, "configs"):
-        own = Path("configs", f"{name.removesuffix('.yaml')}.yaml")
-        directory = "configs" if own.is_file() else str(config_directory())
-    folder = Path(directory)
+    name = name.removesuffix(".yaml")
+    folder = _own_or_shipped(name, directory) if directory in (None, "configs") else Path(directory)
     if not folder.is_dir():
         raise ConfigError(f"--config-path {directory}: there is no such folder")
-    return name.removesuffix(".yaml"), folder, rest
+    return name, folder, rest
+
+
+def _own_or_shipped(name: str, directory: str | None) -> Path:
+    """Return where a config is, with the documented `--config-path configs` or without: here first, then shipped."""
+    own, shipped = Path("configs"), config_directory()
+    if (own / f"{name}.yaml").is_file():
+        return own
+    asked_for = directory is not None and own.is_dir()
+    return own if asked_for and not (shipped / f"{name}.yaml").is_file() else shipped
 
 
 def _check(name: str, overrides: Sequence[str], folder: Path) -> None:
