@@ -31,6 +31,7 @@ NO_NUMBERS = frozenset(
         "coread.distributed",
         "coread.failure",
         "coread.member_lock",
+        "coread.models.model_parts",  # a model file is read or refused
         "coread.provenance",
         "coread.signatures",
     }

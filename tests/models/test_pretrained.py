@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,7 +20,10 @@ from omegaconf import OmegaConf
 from coread import models
 from coread.eval.predictions import predict
 from coread.models import is_model_causal, load_core_readout_from_remote, load_core_readout_model
+from coread.models.member import MemberError, load_member
 from coread.models.pretrained import CheckpointError, UnsafeCheckpointError, read_checkpoint, released, released_models
+from coread.models.pretrained.config_nodes import plain_value
+from coread.models.pretrained.safe_pickle import InertRecord
 from coread.models.pretrained.targets import PUBLISHED, our_class
 from tests.conftest import REPOSITORY, fabricate_recording
 from tests.models.published_checkpoint import (
@@ -308,6 +312,23 @@ def test_dotted_names_do_not_reach_through_allowed_modules(tmp_path: Path, modul
     assert not marker.exists()
 
 
+def test_arrays_are_read_and_cannot_point_into_memory(tmp_path: Path) -> None:
+    arrays = {"f": np.arange(6.0).reshape(2, 3).T, "b": np.array([1, 2], ">i2"), "u": np.array(["a", "bc"])}
+    arrays |= {"o": np.array([None, "x"], object), "s": np.float32(0.5)}
+    read = plain_value(read_checkpoint(write_checkpoint(tmp_path / "a.ckpt", arrays)))
+    assert {type(value) for value in read.values()} == {np.ndarray, np.float32}
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(read[name], value)
+    address = id(arrays).to_bytes(8, "little")
+    # an array of objects over bytes of the file would take them for addresses
+    asks = Asks(np.ndarray, (1,), np.dtype(object), address)
+    read = read_checkpoint(write_checkpoint(tmp_path / "a.ckpt", {"array": asks}))
+    assert isinstance(read["array"], InertRecord)
+    fields = np.zeros(1, [("a", object)])
+    with pytest.raises(UnsafeCheckpointError, match=r"asks for the dtype 'V8'"):
+        read_checkpoint(write_checkpoint(tmp_path / "a.ckpt", {"array": fields}))
+
+
 def test_a_checkpoint_cannot_alter_what_reads_it(tmp_path: Path) -> None:
     # BUILD with a state of slots: pickle sets attributes of what was named before
     for module, name in (("_codecs", "encode"), ("torch._utils", "_rebuild_tensor_v2"), ("builtins", "dict")):
@@ -352,6 +373,8 @@ def test_a_crafted_member_is_refused_by_name(tmp_path: Path) -> None:
         path = write_checkpoint(tmp_path / "model.ckpt", content)
         with pytest.raises(UnsafeCheckpointError, match=rf"model\.ckpt: the settings of the model ask for .*{name}"):
             load_core_readout_model(path, "cpu")
+        with pytest.raises(MemberError, match=rf"model\.ckpt: the settings of the model ask for .*{name}"):
+            load_member(path)
     assert not marker.exists()
 
 

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from coread import __version__
 from coread.data_io.statistics import Statistics
 from coread.models.core_readout import BaseCoreReadout
+from coread.models.model_parts import refused_setting
 from coread.recording import Recording
 
 FORMAT_VERSION = 1
@@ -64,7 +65,10 @@ class Member:
 
 
 def load_member(path: Path, device: torch.device | str = "cpu") -> Member:
-    """Read a member and return its model in eval mode; raises MemberError that names the file."""
+    """Read a member and return its model in eval mode.
+
+    Raises MemberError that names the file, also for one whose settings ask for more than parts of models.
+    """
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
@@ -73,6 +77,8 @@ def load_member(path: Path, device: torch.device | str = "cpu") -> Member:
         raise MemberError(f"{path}: not a readable member, truncated or foreign ({error})") from error
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
         raise MemberError(f"{path}: not a coread member of format {FORMAT_VERSION}")
+    if (refused := refused_setting(content["config"])) is not None:
+        raise MemberError(f"{path}: the settings of the model ask for {refused}")
     return restore_member(content, device)
 
 

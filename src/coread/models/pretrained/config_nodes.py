@@ -7,7 +7,9 @@ references to other keys of the same config are followed.
 import re
 from typing import Any
 
-from coread.models.pretrained.safe_pickle import CheckpointError, InertRecord, UnsafeCheckpointError
+import numpy as np
+
+from coread.models.pretrained.safe_pickle import CheckpointError, InertRecord, LoadedArray, UnsafeCheckpointError
 
 REFERENCE = re.compile(r"\$\{(\.*)([\w.\[\]]+)\}")
 MAX_DEPTH = 50
@@ -26,7 +28,7 @@ def plain_value(value: Any, depth: int = 0) -> Any:
         return {key: plain_value(entry, depth + 1) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [plain_value(entry, depth + 1) for entry in value]
-    return value
+    return value.view(np.ndarray) if isinstance(value, LoadedArray) else value
 
 
 def _plain_node(node: InertRecord, depth: int) -> Any:

@@ -21,6 +21,7 @@ INERT_PACKAGES = ("openretina.", "torch.nn.modules.", "omegaconf.")
 INERT_MODULES = ("torch.nn.functional", "torch._C._nn", "typing")
 TYPE_NAMES = ("int", "float", "complex", "bool", "str", "bytes", "list", "tuple", "object")
 SETS: dict[str, Callable[..., Any]] = {"set": set, "frozenset": frozenset}
+ARRAY_KINDS = "biufcSUO"  # of dtypes: numbers, texts, and objects whose parts obey the same rules
 DTYPES = {str(dtype).removeprefix("torch.") for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 
 
@@ -101,16 +102,49 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return str(text).encode("latin1")
 
 
-def _empty_array(subtype: Any, shape: Any, typecode: Any) -> np.ndarray:
-    if subtype is not np.ndarray:
+class _Dtype(metaclass=_Sealed):
+    """A dtype as a pickle builds it: a code, then the order of its bytes."""
+
+    dtype: np.dtype
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        if not isinstance(code, str) or np.dtype(code).kind not in ARRAY_KINDS:
+            raise UnsafeCheckpointError(f"asks for the dtype {code!r}, which is refused")
+        self.__dict__["dtype"] = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        """Take the order of bytes; NumPy's own step would let a file describe memory that it does not have."""
+        _, order, subdtype, names, fields, *_ = state
+        if (subdtype, names, fields) != (None, None, None):
+            raise UnsafeCheckpointError(f"asks for a dtype with the fields {names or subdtype!r}, which is refused")
+        if order in ("<", ">"):
+            self.__dict__["dtype"] = self.dtype.newbyteorder(order)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise TypeError(f"a checkpoint may not set {name}")
+
+
+class LoadedArray(np.ndarray):
+    """An array as a pickle builds it: first nothing, then shape, dtype, order and values."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Fill in the values of an array of numbers, texts, or objects that obey the rules of this module."""
+        version, shape, dtype, fortran, values = state
+        if not isinstance(dtype, _Dtype):
+            raise UnsafeCheckpointError(f"asks for an array of {dtype!r}, which is refused")
+        super().__setstate__((version, shape, dtype.dtype, fortran, values))
+
+
+def _empty_array(subtype: Any, *_: Any) -> np.ndarray:
+    if subtype is not _ARRAY_TYPE:
         raise UnsafeCheckpointError(f"asks for an array of class {subtype!r}, which is refused")
-    return np.empty((0,), np.uint8)
+    return LoadedArray((0,), np.uint8)
 
 
-def _scalar(dtype: np.dtype, content: bytes) -> Any:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject:
+def _scalar(dtype: Any, content: bytes) -> Any:
+    if not isinstance(dtype, _Dtype) or dtype.dtype.hasobject:
         raise UnsafeCheckpointError("asks for a numpy scalar of Python objects, which is refused")
-    return np.frombuffer(content, dtype, count=1)[0]
+    return np.frombuffer(content, dtype.dtype, count=1)[0]
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> torch.Tensor:
@@ -125,6 +159,7 @@ def _path(*parts: str) -> str:
     return "/".join(str(part) for part in parts)
 
 
+_ARRAY_TYPE = _Sealed("ndarray", (InertRecord,), {"published_name": "numpy.ndarray"})  # named, never called for memory
 _RECONSTRUCT = _Function(_empty_array)
 _SCALAR = _Function(_scalar)
 ALLOWED: dict[str, Any] = {
@@ -142,8 +177,8 @@ ALLOWED: dict[str, Any] = {
     "torch._utils._rebuild_parameter_with_state": _Function(_parameter),
     "torch.Size": torch.Size,
     "torch.device": torch.device,
-    "numpy.dtype": np.dtype,
-    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": _Dtype,
+    "numpy.ndarray": _ARRAY_TYPE,
     "numpy.core.multiarray._reconstruct": _RECONSTRUCT,
     "numpy._core.multiarray._reconstruct": _RECONSTRUCT,
     "numpy.core.multiarray.scalar": _SCALAR,

@@ -3,14 +3,10 @@
 Hydra imports and calls whatever `_target_` names, so a model file from elsewhere could name any program.
 """
 
-import importlib
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import nn
-
+from coread.models.model_parts import entries, refused_setting
 from coread.models.pretrained.safe_pickle import CheckpointError, UnsafeCheckpointError
 
 _CORES = "modules.core.base_core"
@@ -37,10 +33,6 @@ NONLINEARITIES: Mapping[str, str] = {
     "torch.exp": "exp",
     "torch.nn.Identity": "identity",
 }
-OPTIMIZER_PACKAGES = ("torch.optim",)
-MODULE_PACKAGES = ("coread.modules", "coread.models")
-SCHEDULE_MODULE = "coread.lr_schedules"
-INSTANTIATED = ("model", "loss", "optimizer", "lr_scheduler")
 
 
 def our_class(published: str) -> str:
@@ -61,47 +53,12 @@ def check_targets(settings: Mapping[str, Any]) -> None:
     Raises UnsafeCheckpointError naming the first `_target_` that is no module, optimiser or schedule, or a reference
     that would have to be resolved.
     """
-    for key, value in _entries({name: settings.get(name) for name in INSTANTIATED}):
-        if key == "_target_":
-            _check_target(str(value))
-        elif isinstance(value, str) and "${" in value:
-            raise UnsafeCheckpointError(f"the settings of the model ask for {value}, which is refused")
+    if (refused := refused_setting(settings)) is not None:
+        raise UnsafeCheckpointError(f"the settings of the model ask for {refused}")
 
 
 def refuse_targets(settings: Mapping[str, Any]) -> None:
     """Raise UnsafeCheckpointError naming any `_target_`: for what a table has translated and must name no more."""
-    for key, value in _entries(settings):
+    for key, value in entries(settings):
         if key == "_target_":
             raise UnsafeCheckpointError(f"the config of the checkpoint asks for {value}, which is refused")
-
-
-def _entries(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every key with its value, at any depth."""
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            yield str(name), value
-            yield from _entries(value, str(name))
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield key, value
-            yield from _entries(value, key)
-
-
-def _check_target(target: str) -> None:
-    module, _, name = target.rpartition(".")
-    packages = (*MODULE_PACKAGES, *OPTIMIZER_PACKAGES, SCHEDULE_MODULE)
-    found = None
-    if any(module == package or module.startswith(f"{package}.") for package in packages):
-        try:
-            found = getattr(importlib.import_module(module), name, None)
-        except ImportError:
-            found = None
-    if not _is_model_part(found):
-        raise UnsafeCheckpointError(f"the settings of the model ask for {target}, which is refused: no part of a model")
-
-
-def _is_model_part(found: Any) -> bool:
-    parts = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
-    if inspect.isclass(found):
-        return issubclass(found, parts)
-    return inspect.isfunction(found) and found.__module__ == SCHEDULE_MODULE
