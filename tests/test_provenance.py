@@ -33,15 +33,28 @@ def test_sources_digest_follows_names_and_contents_but_not_folders_and_times(tmp
 def test_a_known_file_is_not_hashed_again_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, record = tmp_path / "raw.h5", tmp_path / "record.json"
     path.write_bytes(b"content")
-    write_text(record, json.dumps(describe_sources([path])))
     hashed: list[Path] = []
     real = provenance.file_sha256
     monkeypatch.setattr(provenance, "file_sha256", lambda file: hashed.append(file) or real(file))
-    assert sources_digest([path], record) == sources_digest([path])
-    assert hashed == [path]  # by the call without the record only
+    write_text(record, json.dumps(describe_sources([path])))
+    provenance._sha256_of_version.cache_clear()  # as in the next process
+    first = sources_digest([path], record)
+    assert hashed == [path]  # when the record was made only
+    assert first == sources_digest([path]) == sources_digest([path])
+    assert hashed == [path, path]  # once in a process without the record
     path.write_bytes(b"longer content")
-    assert sources_digest([path], record) != sources_digest([])
-    assert hashed == [path, path]
+    assert sources_digest([path], record) != first
+    assert hashed == [path, path, path]
+
+
+def test_files_of_one_name_size_and_time_are_told_apart_by_their_content(tmp_path: Path) -> None:
+    paths, record = [tmp_path / f"trial_{index}" / "all_images.npy" for index in range(3)], tmp_path / "record.json"
+    for index, path in enumerate(paths):
+        path.parent.mkdir()
+        path.write_bytes(b"%d" % index)
+        os.utime(path, (1, 1))  # as archives unpack them
+    write_text(record, json.dumps(describe_sources(paths)))
+    assert sources_digest(paths, record) == sources_digest(paths)
 
 
 def test_combined_digest_follows_contents_order_and_values(tmp_path: Path) -> None:

@@ -114,15 +114,17 @@ def describe_sources(files: Sequence[Path], known: Path | None = None) -> list[d
 
     A file whose name, size and time stand in the record `known` (written when it was last read) is not hashed again.
     """
-    remembered: dict[tuple[str, int, int], str] = {}
+    remembered: dict[tuple[str, int, int], set[str]] = {}
     if known is not None and known.is_file():
-        entries = json.loads(known.read_text(encoding="utf-8"))
-        remembered = {(entry["name"], entry["size"], entry["mtime_ns"]): entry["sha256"] for entry in entries}
+        for entry in json.loads(known.read_text(encoding="utf-8")):
+            remembered.setdefault((entry["name"], entry["size"], entry["mtime_ns"]), set()).add(entry["sha256"])
     described = []
     for path in sorted(files):
         status = path.stat()
         key = (path.name, status.st_size, status.st_mtime_ns)
-        sha256 = remembered.get(key) or unchanged_sha256(path)  # one file may hold many sessions
+        # files of one name lie in many folders, and an archive may give them one time: then only their content tells
+        contents = remembered.get(key, set())
+        sha256 = next(iter(contents)) if len(contents) == 1 else unchanged_sha256(path)
         described.append({"name": key[0], "size": key[1], "mtime_ns": key[2], "sha256": sha256})
     return described
 
