@@ -202,21 +202,32 @@ def test_a_crafted_config_is_refused_by_name(results: Path, tmp_path: Path) -> N
 
 
 def test_a_folder_is_never_overwritten_unasked_and_never_half_there(results: Path, tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    target.mkdir()
-    (target / "precious.txt").write_text("mine")
+    target = publish([member_file(results)], tmp_path / "out", STATEMENT)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
     with pytest.raises(PublishError, match="exists: choose another folder"):
         publish([member_file(results)], target, STATEMENT)
     table = (results / "toy" / "scores.csv").read_text().replace("fold0_seed0", "fold9_seed9")
     (tmp_path / "scores.csv").write_text(table)
     with pytest.raises(PublishError, match=r"has no scores of \['fold0_seed0'\]"):
         publish([member_file(results)], target, STATEMENT, scores=tmp_path / "scores.csv", replace=True)
-    assert [path.name for path in target.iterdir()] == ["precious.txt"]  # a failure leaves what was there
-    publish([member_file(results)], target, STATEMENT, replace=True)
-    assert not (target / "precious.txt").exists()
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before  # a failure leaves what was there
+    publish([member_file(results)], target, Statement("another name"), replace=True)
+    assert read_config(target)["name"] == "another name"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "scores.csv"]
     with pytest.raises(PublishError, match="two of the members are of one fold and seed"):
         publish([member_file(results)] * 2, tmp_path / "twice", STATEMENT)
+
+
+def test_a_folder_of_other_work_is_not_replaced(results: Path, tmp_path: Path) -> None:
+    target = tmp_path / "thesis"
+    target.mkdir()
+    (target / "precious.txt").write_text("mine")
+    with pytest.raises(PublishError, match="thesis is no published model, so it is not replaced"):
+        publish([member_file(results)], target, STATEMENT, replace=True)
+    assert [path.name for path in target.iterdir()] == ["precious.txt"]
+    (target / "precious.txt").unlink()
+    publish([member_file(results)], target, STATEMENT, replace=True)
+    assert read_config(target)["format"] == "coread model 1"
 
 
 def test_the_command_line(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,8 @@ from coread.models.pretrained.folder import (
     FORMAT,
     MEMBERS,
     WEIGHTS_FILE,
+    is_ensemble,
+    is_published,
     read_member,
     statistics_to_json,
 )
@@ -77,10 +79,13 @@ def publish(
 
     `scores` is the scores.csv of their experiment; `data` the folder of their recordings with checksums, by default
     where the workflow has it beside the members' experiment. The folder appears whole or not at all. Raises
-    PublishError if it exists and `replace` is not set, or if scores and members do not belong together.
+    PublishError if it exists and `replace` is not set or it is no published model, or if scores and members do not
+    belong together.
     """
     if target.exists() and not replace:
         raise PublishError(f"{target} exists: choose another folder, or replace it (--replace)")
+    if target.exists() and not _is_replaceable(target):
+        raise PublishError(f"{target} is no published model, so it is not replaced: choose another folder")
     if not members:
         raise PublishError("there is no member to publish")
     loaded = [(path, load_member(path)) for path in members]
@@ -93,6 +98,13 @@ def publish(
         else:
             _write_ensemble(folder, loaded, statement, scores, data)
     return target
+
+
+def _is_replaceable(target: Path) -> bool:
+    """Return whether nothing but a published model would be lost: of a folder of other work, all would be."""
+    if target.is_symlink() or not target.is_dir():
+        return False
+    return is_published(target) or is_ensemble(target) or not any(target.iterdir())
 
 
 def _write_ensemble(
@@ -287,7 +299,12 @@ def _whole_folder(target: Path) -> Iterator[Path]:
         yield beside
         if target.exists():
             target.replace(old)
-        beside.replace(target)
+        try:
+            beside.replace(target)
+        except OSError:
+            if old.exists():
+                old.replace(target)
+            raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
