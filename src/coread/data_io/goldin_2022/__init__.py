@@ -1,0 +1,1 @@
+"""Flashed natural images of Goldin et al. 2022 as documented containers."""
