@@ -55,7 +55,7 @@ def poisson_loss_numpy(y_true: np.ndarray, y_pred: np.ndarray, eps: float = 1e-8
     return _mean(y_pred - y_true * np.log(y_pred + eps), mean_axis)
 
 
-def explainable_vs_total_var(responses: Repeats, eps: float = 1e-9) -> tuple[PerNeuron, PerNeuron]:
+def explainable_vs_total_var(repeated_outputs: Repeats, eps: float = 1e-9) -> tuple[PerNeuron, PerNeuron]:
     """Return the explainable share of the variance, and the explainable variance (Cadena et al. 2019).
 
     The total variance is over bins and repeats, the noise variance that over repeats, averaged over bins, each with
@@ -66,12 +66,12 @@ def explainable_vs_total_var(responses: Repeats, eps: float = 1e-9) -> tuple[Per
     >>> ratio.round(6), explainable.round(6)
     (array([1.]), array([1.333333]))
     """
-    total, noise = _total_and_noise_variance(_repeats(responses))
+    total, noise = _total_and_noise_variance(_repeats(repeated_outputs))
     explainable = np.where(np.isnan(noise), np.nan, np.maximum(total - noise, eps))
     return explainable / (total + eps), explainable
 
 
-def feve(responses: Repeats, predictions: Predictions, clip: bool = False) -> PerNeuron:
+def feve(targets: Repeats, predictions: Predictions, clip: bool = False) -> PerNeuron:
     """Return the fraction of explainable variance explained, 1 - (mse - noise) / explainable (Cadena et al. 2019).
 
     A perfect prediction of noisy responses scatters around 1, a bad one is negative. `clip=True` clips to [0, 1], as
@@ -81,7 +81,7 @@ def feve(responses: Repeats, predictions: Predictions, clip: bool = False) -> Pe
     >>> feve(responses, np.array([[0.5], [4.5], [8.5]])).round(2), feve(responses, np.full((3, 1), 4.5)).round(2)
     (array([1.02]), array([0.17]))
     """
-    responses, predictions = _with_predictions(responses, predictions)
+    responses, predictions = _with_predictions(targets, predictions)
     responses = _with_two_repeats(responses)
     total, noise = _total_and_noise_variance(responses)
     error = _mean(np.square(responses - predictions), (0, 1))

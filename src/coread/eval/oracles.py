@@ -6,7 +6,9 @@ from jaxtyping import Float
 from coread.eval.metrics import PerNeuron, Repeats, correlation_numpy
 
 
-def oracle_corr_jackknife(responses: Repeats, cut_first_n_frames: int | None = None) -> tuple[PerNeuron, Repeats]:
+def oracle_corr_jackknife(
+    repeated_responses: Repeats, cut_first_n_frames: int | None = None
+) -> tuple[PerNeuron, Repeats]:
     """Return the correlation of each trial with the mean of the other repeats, and these means.
 
     Trials are concatenated. A NaN response enters neither; a bin with a single repeat has no oracle. It underestimates
@@ -17,7 +19,7 @@ def oracle_corr_jackknife(responses: Repeats, cut_first_n_frames: int | None = N
     >>> score.round(4), bool((oracle == responses).all())
     (array([1.]), True)
     """
-    responses = np.asarray(responses, np.float64)[cut_first_n_frames or 0 :]
+    responses = np.asarray(repeated_responses, np.float64)[cut_first_n_frames or 0 :]
     valid = np.isfinite(responses)
     others = valid.sum(axis=1, keepdims=True) - valid
     values = np.where(valid, responses, 0.0)
@@ -26,17 +28,19 @@ def oracle_corr_jackknife(responses: Repeats, cut_first_n_frames: int | None = N
 
 
 def global_mean_oracle(
-    responses: Repeats | Float[np.ndarray, "bin neuron"], published_behaviour: bool = False
-) -> tuple[PerNeuron, Repeats]:
-    """Return the correlation of each neuron with the mean response of the others, trial by trial, and these means.
+    responses: Repeats | Float[np.ndarray, "bin neuron"],
+    cut_first_n_frames: int | None = None,
+    published_behaviour: bool = False,
+) -> PerNeuron:
+    """Return the correlation of each neuron with the mean response of the others, trial by trial.
 
     `published_behaviour` includes the neuron itself, as openretina does, so that a single neuron scores 1.
 
     >>> responses = np.array([[0.0, 1.0], [2.0, 3.0], [1.0, 2.0]])
-    >>> global_mean_oracle(responses)[0].round(4)
+    >>> global_mean_oracle(responses).round(4)
     array([1., 1.])
     """
-    responses = np.asarray(responses, np.float64)
+    responses = np.asarray(responses, np.float64)[cut_first_n_frames or 0 :]
     if responses.ndim == 2:
         responses = responses[:, None]
     valid = np.isfinite(responses)
@@ -46,8 +50,7 @@ def global_mean_oracle(
         total, n = np.broadcast_to(total, values.shape), np.broadcast_to(n, values.shape)
     else:
         total, n = total - values, n - valid
-    oracle = total / np.where(n > 0, n, np.nan)
-    return _correlation(responses, oracle), oracle
+    return _correlation(responses, total / np.where(n > 0, n, np.nan))
 
 
 def _correlation(responses: Repeats, oracle: Repeats) -> PerNeuron:
