@@ -122,7 +122,7 @@ def test_wrong_shapes_are_named(data):
         PoissonLoss3d()(rate, count, torch.ones(3, 20, dtype=torch.bool))
 
 
-# ----------------------------------------------------------------------------------------------- cell types and sparsity
+# ---------------------------------------------------------------------------------------------- cell types and sparsity
 
 
 @pytest.mark.parametrize("loss", [CelltypePoissonLoss3d, CelltypeCorrelationLoss3d])

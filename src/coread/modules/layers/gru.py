@@ -16,7 +16,7 @@ class SameSizeConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel, groups=groups)
         self.sides = resolve_padding(padding, (1, kernel, kernel))
         nn.init.xavier_normal_(self.weight)
-        nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of the padded input."""
