@@ -224,8 +224,8 @@ import os, sys, time, signal  # snakemake
 from coread import campaign, orphans
 from tests.test_campaign import head_of
 lock = campaign.hold_lock()
-if sys.argv[1] == "deaf":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+# said for both: a process of tests that run in the background inherits that Ctrl-C is ignored
+signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[1] == "deaf" else signal.default_int_handler)
 campaign.begin(head_of(os.getcwd(), pid=os.getpid()), [])
 try:
     print("held", flush=True)
