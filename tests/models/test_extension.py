@@ -14,7 +14,7 @@ from coread.config import ConfigError, canonical_text, compose, stage_slice
 from coread.data_io.tutorial_data import create_data
 from coread.models import add_sessions, load_core_readout_model, load_member
 from coread.models.extension import CoreMismatchError, copy_core, model_digest
-from coread.models.member import Member
+from coread.models.member import Member, build_model
 from coread.signatures import deciding_code
 from coread.training import train
 from tests.conftest import REPOSITORY, fabricate_recording
@@ -256,3 +256,23 @@ def test_coread_train_starts_from_a_trained_model(tmp_path: Path, monkeypatch: p
     assert not torch.equal(three.model.state_dict()[weight], one.model.state_dict()[weight])
     assert two.config["pretrained_core"]["sha256"] == model_digest(first)
     assert str(tmp_path) not in json.dumps(two.config)
+
+
+def test_a_model_file_cannot_name_a_program_as_its_core(old: tuple[Member, Path], tmp_path: Path) -> None:
+    content = torch.load(old[1], weights_only=True)
+    marker = tmp_path / "marker"
+    command = {"_target_": "builtins.dict", "run": {"_target_": "os.mkdir", "path": str(marker)}}
+    # a class that keeps no model config of its own, so that the file's is left
+    model = {
+        "_target_": "coread.models.linear_nonlinear.SingleCellSeparatedLNP",
+        "spat_kernel_size": [3, 3],
+        "temporal_kernel_size": 3,
+    }
+    info = {**content["data_info"], "model_config": {"hidden_channels": [2], "core": command, "readout": {}}}
+    config = {**content["config"], "model": model}
+    built = build_model(config, info)
+    path = tmp_path / "model.ckpt"
+    torch.save({**content, "config": config, "data_info": info, "state_dict": built.state_dict()}, path)
+    with pytest.raises(CoreMismatchError, match=r"old: .*asks for builtins\.dict, which is refused"):
+        extend(path, [fabricate_recording("b")], tmp_path / "work")
+    assert not marker.exists()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from coread.data_io.statistics import Statistics
 from coread.models.core_readout import BaseCoreReadout
+from coread.models.model_parts import refused_setting
 from coread.models.pretrained import find_model_file, load_model_file
 from coread.models.pretrained.folder import CONFIG_FILE
 from coread.provenance import file_sha256
@@ -82,11 +83,16 @@ class TrainedCore:
             log.warning(message)
 
     def model_settings(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the model node of an experiment with the trained core's architecture in place of its own."""
+        """Return the model node of an experiment with the trained core's architecture in place of its own.
+
+        Raises CoreMismatchError for a model that does not say what its core is, or that names a program as its core.
+        """
         try:
             trained = self.trained.data_info["model_config"]
         except KeyError:
             raise CoreMismatchError(f"{self.name}: the model does not say what its core is (model_config)") from None
+        if (refused := refused_setting({"model": trained})) is not None:
+            raise CoreMismatchError(f"{self.name}: the core of the model asks for {refused}")
         own, core = dict(model.get("core") or {}), dict(trained["core"])
         if own.get("_target_") == core["_target_"]:
             core |= {key: value for key, value in own.items() if key.startswith(TRAINING_ONLY)}
