@@ -373,7 +373,10 @@ def test_fields_without_a_cell_that_passes_are_no_sessions(tmp_path):
     bad = {"session_2_dorsal1_20200101": noise_field(d_qi=np.zeros(3), chirp_qi=np.zeros(3))}
     lay_out(tmp_path, {NAME: noise_field()} | bad)
     assert list_sessions(SHORT, tmp_path) == [NAME]
-    assert len(list_sessions(SHORT | {"quality_filters": []}, tmp_path)) == 2
+    unfiltered = SHORT | {"quality_filters": []}
+    assert len(list_sessions(unfiltered, tmp_path)) == 2
+    write_recording(build_recording(unfiltered, *bad, tmp_path), tmp_path / "unfiltered.h5")
+    assert tabulate([read_recording(tmp_path / "unfiltered.h5")]).empty
     with pytest.raises(RecordingError, match=r"session_2_dorsal1_20200101: no cell passes .*3 cells: .*quality -3"):
         build_recording(SHORT, "session_2_dorsal1_20200101", tmp_path)
 

@@ -49,7 +49,7 @@ class MovieFile:
 
     def normalization(self) -> dict[str, np.ndarray]:
         """Return mean and std by which the published movie was normalised, where the file says them."""
-        stats = self._content.get("movie_stats", {}).get("dichromatic", {})
+        stats = (self._content.get("movie_stats") or {}).get("dichromatic") or {}
         names = {"movie_norm_mean": "mean", "movie_norm_std": "sd"}
         return {name: np.array(np.asarray(stats[key]).item()) for name, key in names.items() if key in stats}
 

@@ -1,0 +1,67 @@
+"""Hoefling et al. 2024 at its full high resolution: three sessions of both eyes with a batch in less than 1 GB of data."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.acceptance.high_resolution_program import NAMES
+from tests.published_data.hoefling_2024 import HIGH_RES, SCAN_HZ, Field, write_fields, write_movies
+
+PROGRAM = Path(__file__).with_name("high_resolution_program.py")
+SHAPE = (2, 72, 64)
+N_CELLS = 47  # 3144 cells in 67 sessions
+PUBLISHED_GB = 2 * 20 * 93 * 150 * np.prod(SHAPE) * 4 / 1e9  # eyes, sequences, training clips, frames: as published
+
+
+def run(*arguments: object) -> dict[str, float]:
+    """Run a step in a process of its own; return what it prints, in MB."""
+    command = [sys.executable, "-m", f"tests.acceptance.{PROGRAM.stem}", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROGRAM.parents[2], check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {line.split()[0]: float(line.split()[1]) for line in done.stdout.splitlines()}
+
+
+def fabricate(raw: Path, dtype: type) -> None:
+    """Write a movie of the published size that fits no type smaller than float32, and three sessions."""
+    rng = np.random.default_rng(0)
+    orders = np.stack([rng.permutation(108) for _ in range(20)], axis=1).astype(np.uint8)
+    movies = {
+        name: rng.standard_normal((SHAPE[0], n_clips * 150, *SHAPE[1:]), np.float32).astype(dtype, copy=False)
+        for name, n_clips in (("train", 108), ("test", 5))
+    }
+    write_movies(raw, movies | {"random_sequences": orders}, HIGH_RES)
+    fields = {
+        name: Field(rng.gamma(2.0, 1.0, (123 * 150, N_CELLS)), eye, sequence, scan_hz=SCAN_HZ)
+        for name, eye, sequence in zip(NAMES, ("left", "right", "left"), (0, 7, 19), strict=True)
+    }
+    write_fields(raw, fields)
+
+
+@pytest.mark.acceptance
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from Linux's /proc")
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_high_resolution_movie_takes_less_than_a_gigabyte(
+    tmp_path: Path, capsys: pytest.CaptureFixture, dtype: type
+) -> None:
+    fabricate(tmp_path, dtype)
+    lines = {"build: movie and 3 sessions": run("build", tmp_path, tmp_path)}
+    if dtype is np.float32:  # recordings are the same from both
+        lines["train: 3 sessions, loaded"] = run("train", tmp_path, 3, 1e9)
+        lines["train: 67 sessions, loaded"] = run("train", tmp_path, 67, 1e9)
+        lines["train: 67 sessions, streamed"] = run("train", tmp_path, 67, 0)
+    with capsys.disabled():
+        print(f"\n{np.dtype(dtype)} movie; published: {PUBLISHED_GB:.1f} GB of permuted training movies")
+        for name, line in lines.items():
+            print(f"{name}: peak {line['peak']:.0f} MB, of which imports {line['imports']:.0f} MB")
+    # the movie is 625 MB as float32; not one of the forty published permutations would fit beside it
+    assert lines["build: movie and 3 sessions"]["peak"] < 1000
+    if dtype is np.float32:
+        loaded = [lines[f"train: {n} sessions, loaded"] for n in (3, 67)]
+        assert loaded[0]["peak"] - loaded[0]["imports"] < 1000
+        # a session adds its responses (3.5 MB) and index vectors, and nothing of the movie
+        assert loaded[1]["peak"] - loaded[0]["peak"] < 64 * 6
+        assert lines["train: 67 sessions, streamed"]["peak"] < 1000
