@@ -1,4 +1,4 @@
-"""Hoefling et al. 2024 at its full high resolution: three sessions of both eyes with a batch in less than 1 GB of data."""
+"""Hoefling et al. 2024 at full high resolution: three sessions, both eyes and a batch take less than 1 GB of data."""
 
 import subprocess
 import sys
