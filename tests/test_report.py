@@ -1,5 +1,6 @@
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from coread.attempts import COLUMNS, NUMBERS, WITHOUT_A_WORD
+from coread.data_io.quality_filters import session_info_of
 from coread.eval.predictions import write_predictions
 from coread.eval.scores import write_scores
 from coread.eval.tables import summarize, write_tables
@@ -283,17 +285,23 @@ def test_a_missing_member_is_named(results: Path) -> None:
 
 def test_what_quality_filters_removed_is_told_with_all_sessions_first(results: Path, page: Page) -> None:
     assert not any("quality" in name for name in page.ids)
-    rows = ["session,step,n_before,n_removed,n_kept", "a,cell_type,90,20,70", "all sessions,cell_type,7863,3034,4829"]
-    path = results / "data" / "toy" / "quality.csv"
-    path.write_text("\n".join(rows) + "\n")
+    folder = results / "data" / "toy"
+    left = folder / "quality.csv"  # by earlier settings: the recordings were made without filters
+    left.write_text("session,step,n_before,n_removed,n_kept\na,cell_type,90,20,70\n")
+    assert not any("quality" in name for name in Page(write(results)).ids)
+    counts = pd.DataFrame({"step": ["cell_type", "quality"], "n_before": [9000, 70], "n_removed": [8930, 66]})
     try:
+        write_recording(replace(make_recording(), session_info=session_info_of(counts)), folder / "a.h5")
         table = Page(write(results)).tables["first_model-quality-table"]
     finally:
-        path.unlink()
+        left.unlink()
+        write_recording(make_recording(), folder / "a.h5")
     assert table == [
         ["session", "step", "cells before", "removed", "left"],
-        ["all sessions", "cell_type", "7,863", "3,034", "4,829"],
-        ["a", "cell_type", "90", "20", "70"],
+        ["all sessions", "cell_type", "9,000", "8,930", "70"],
+        ["all sessions", "quality", "70", "66", "4"],
+        ["a", "cell_type", "9,000", "8,930", "70"],
+        ["a", "quality", "70", "66", "4"],
     ]
 
 

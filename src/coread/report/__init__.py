@@ -26,8 +26,8 @@ def write_report(
 ) -> None:
     """Write the report of the given experiments, atomically; it makes no request to any other file or host.
 
-    `recordings` and `members` list the files of each experiment; the settings of its dataset and what quality filters
-    removed are `config.yaml` and `quality.csv` beside the recordings. Everything else is read from its place below
+    `recordings` and `members` list the files of each experiment; the settings of its dataset are the `config.yaml`
+    beside the recordings, which say what quality filters removed. Everything else is read from its place below
     `results_dir`: `{experiment}/{scores.csv, receptive_fields.csv, config/*.yaml, figures/*}` and `tables/*.csv`. What
     an experiment does not have is left out, and so is the section on jobs without `attempts`, their table
     (`coread.attempts.read_attempts`). Raises OSError or ValueError that names a damaged file.

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 import yaml
 
-from coread.data_io.quality_filters import ALL_SESSIONS
+from coread.data_io.quality_filters import ALL_SESSIONS, tabulate
 from coread.eval.scores import DATA, ENSEMBLE, read_scores
 from coread.eval.tables import rows_of
 from coread.provenance import file_sha256
@@ -88,7 +88,7 @@ def collect_experiment(
         sentences=_sentences(sessions, members, configs),
         headlines=_headlines(own),
         recordings=_recording_table(sessions),
-        quality=_quality_table(recordings[0].with_name("quality.csv")),
+        quality=_quality_table(sessions),
         members=_member_table(members),
         loss_terms=loss_term_table(members),
         summary=summary_rows(own),
@@ -163,11 +163,14 @@ def _recording_table(sessions: Sequence[Recording]) -> Table:
     return make_table(pd.DataFrame(rows))
 
 
-def _quality_table(path: Path) -> Table | None:
-    """Return what every quality filter removed, all sessions together first; None where cells were not filtered."""
-    if not path.exists():
+def _quality_table(sessions: Sequence[Recording]) -> Table | None:
+    """Return what every quality filter removed, all sessions together first; None where cells were not filtered.
+
+    From the recordings themselves: a table beside them may be left from settings with other filters.
+    """
+    table = tabulate(sessions)
+    if table.empty:
         return None
-    table = pd.read_csv(path, dtype={"session": str, "step": str})
     table = pd.concat([table[table["session"] == ALL_SESSIONS], table[table["session"] != ALL_SESSIONS]])
     named = table.rename(columns={"n_before": "cells before", "n_removed": "removed", "n_kept": "left"})
     caption = (
