@@ -263,6 +263,11 @@ def test_truncated_files_are_named(tmp_path):
             r"test/repeats holds neither firing_rate_10ms nor cell<NN>, found \['x'\]",
         ),
         ({"train/stimulus": np.full((240, 6, 7), np.nan)}, r"train/stimulus: .* values that are not finite"),
+        # types that are kept as they are
+        (
+            {"test/stimulus": np.full((34, 6, 7), np.nan, np.float16)},
+            r"test/stimulus: frames 0 to 33 hold values that are not finite",
+        ),
     ],
 )
 def test_wrong_datasets_are_named(tmp_path, datasets, message):

@@ -148,8 +148,8 @@ def read_frames(
         values = chunk.swapaxes(1, 2) if transpose else chunk
         if dtype != dataset.dtype:
             values = values.astype(np.float32)
-            if not np.isfinite(values).all():
-                raise RecordingError(f"{where}: frames {rows.start} to {rows.stop - 1} hold values that are not finite")
+        if not np.isfinite(values).all():
+            raise RecordingError(f"{where}: frames {rows.start} to {rows.stop - 1} hold values that are not finite")
         if dtype.kind in "ui" and dtype != dataset.dtype:
             values = np.rint((values.astype(np.float64) - offset) / scale)
         frames[rows, 0] = values
