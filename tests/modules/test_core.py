@@ -281,3 +281,27 @@ def test_no_core_keeps_a_tensor_of_its_last_forward():
         core(torch.randn(1, 2, 25, 14, 13))
         kept = [v for m in core.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
         assert not any(tensor.grad_fn is not None for tensor in kept)
+
+
+def test_the_published_gru_core_has_its_own_penalties_and_state():
+    """Group sparsity of all layers for `gamma_hidden`, of layer 0 in space and time for `gamma_in_sparse`."""
+    core = ConvGRUCore(
+        (2, 3, 4), {"s": 5}, (6, 3), (5, 3), 0.5, 0.0, 0.25, 0.0, batch_adaptation=True, published_behaviour=True
+    )
+
+    def sparsity(weight):
+        groups = weight.flatten(2).norm(dim=2)
+        return (groups.sum(1) / (1e-8 + groups.square().sum(1)).sqrt()).sum()
+
+    expected = 0.5 * sum(sparsity(conv.weight_spatial) for conv in core.convolutions)
+    expected += 0.25 * sparsity(core.convolutions[0].weight())
+    torch.testing.assert_close(core.regularizer(), expected, rtol=1e-4, atol=1e-4)
+    published = core.state_dict() | {
+        "log_speed_s": torch.zeros(1),
+        "_input_weights_regularizer_temporal.laplace.filter": torch.zeros(1, 1, 3),
+    }
+    core.load_state_dict(published)
+    without = ConvGRUCore((2, 3, 4), None, (6, 3), (5, 3), final_nonlinearity=False, published_behaviour=True)
+    assert not any(hasattr(layer, "nonlin") for layer in without.features)
+    kept = ConvGRUCore((2, 3, 4), None, (6, 3), (5, 3), final_nonlinearity=False)
+    assert [hasattr(layer, "nonlin") for layer in kept.features] == [True, False]

@@ -61,6 +61,18 @@ def test_scaled_correlation_ignores_slow_drift(data):
     assert float(CorrelationLoss3d(negate=False)(rate, drifting)) < 0.5
 
 
+def test_a_sum_of_scaled_correlations_counts_every_item_and_neuron_once(data):
+    """However many windows there are, of which only those with counted bins enter."""
+    rate, count = data
+    summed = ScaledCorrelationLoss3d(scale=5, avg=False)
+    torch.testing.assert_close(
+        summed(rate, count), 3 * 4 * ScaledCorrelationLoss3d(scale=5)(rate, count), rtol=1e-4, atol=1e-5
+    )
+    mask = torch.ones(count.shape[:2], dtype=torch.bool)
+    mask[:, 4:9] = False
+    torch.testing.assert_close(summed(rate, count, mask), summed(rate[:, 5:], count[:, 5:]), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_does_not_depend_on_batch_time_or_population_size(loss: nn.Module, data):
     rate, count = data

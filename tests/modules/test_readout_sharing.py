@@ -202,7 +202,10 @@ def test_published_names_and_static_filters() -> None:
     assert MultipleLNPReadout is MultiLNPReadout
     readout = LNPReadout(SHAPE, 4, temporal_kernel_size=1, nonlinearity="exp", sparse_weight=1.0, smooth_weight=1.0)
     weight, bias = torch.randn(4, 3, 1, 7, 11), torch.randn(4)
-    readout.load_state_dict({"inner_product_kernel.weight": weight, "inner_product_kernel.bias": bias})
+    kernel_of_penalty = {"_smooth_reg_fn.laplace.filter": torch.zeros(1, 1, 3, 3)}
+    readout.load_state_dict(
+        {"inner_product_kernel.weight": weight, "inner_product_kernel.bias": bias, **kernel_of_penalty}
+    )
     x = 0.1 * torch.randn(2, *SHAPE)
     expected = F.conv3d(x, weight, bias).exp()[..., 0, 0].transpose(1, 2)
     torch.testing.assert_close(readout(x), expected, rtol=1e-4, atol=1e-5)

@@ -43,11 +43,11 @@ class BaseCoreReadout(pl.LightningModule):
         readout: MultiReadoutBase,
         learning_rate: float = 1e-3,
         loss: nn.Module | None = None,
-        correlation_loss: nn.Module | None = None,
         evaluation_loss: nn.Module | None = None,
         data_info: Mapping[str, Any] | None = None,
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
+        correlation_loss: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if correlation_loss is not None and evaluation_loss is not None:
@@ -66,6 +66,11 @@ class BaseCoreReadout(pl.LightningModule):
     def lag(self) -> int:
         """Bins that the output is shorter than the input: a prediction sees its own bin and `lag` before it."""
         return int(self.core.lag) + int(getattr(self.readout, "lag", 0))
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """`data_info`, by the other name that the documents give it."""
+        return self.data_info
 
     def forward(
         self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None
@@ -239,11 +244,11 @@ class UnifiedCoreReadout(BaseCoreReadout):
         hidden_channels: Sequence[int] | None = None,
         learning_rate: float = 1e-3,
         loss: nn.Module | None = None,
-        correlation_loss: nn.Module | None = None,
         evaluation_loss: nn.Module | None = None,
         data_info: Mapping[str, Any] | None = None,
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
+        correlation_loss: nn.Module | None = None,
     ) -> None:
         core_config, readout_config = _plain(core), _plain(readout)
         channels = (int(in_shape[0]), *(int(c) for c in hidden_channels or ()))
@@ -287,16 +292,12 @@ class ExampleCoreReadout(BaseCoreReadout):
         temporal_kernel_sizes: Sequence[int],
         spatial_kernel_sizes: Sequence[int],
         n_neurons_dict: Mapping[str, int],
-        core_gamma_hidden: float = 0.0,
         core_gamma_input: float = 0.0,
+        core_gamma_hidden: float = 0.0,
         core_gamma_in_sparse: float = 0.0,
         core_gamma_temporal: float = 0.0,
         core_input_padding: bool | int | str | Sequence[int] = False,
         core_hidden_padding: bool | int | str | Sequence[int] = True,
-        core_convolution_type: str = "custom_separable",
-        dropout_rate: float = 0.0,
-        maxpool_every_n_layers: int | None = None,
-        downsample_input_kernel_size: Sequence[int] | None = None,
         readout_scale: bool = True,
         readout_bias: bool = True,
         readout_gaussian_mean_scale: float = 6.0,
@@ -304,10 +305,17 @@ class ExampleCoreReadout(BaseCoreReadout):
         readout_positive: bool = True,
         readout_mask_l1_reg: float = 0.0,
         readout_feature_l1_reg: float = 0.0,
+        readout_reg_avg: bool = False,
         learning_rate: float = 1e-3,
+        cut_first_n_frames_in_core: int = 0,
+        dropout_rate: float = 0.0,
+        maxpool_every_n_layers: int | None = None,
+        downsample_input_kernel_size: Sequence[int] | None = None,
+        convolution_type: str = "custom_separable",
+        color_squashing_weights: Sequence[float] | None = None,
+        data_info: Mapping[str, Any] | None = None,
         loss: nn.Module | None = None,
         correlation_loss: nn.Module | None = None,
-        data_info: Mapping[str, Any] | None = None,
     ) -> None:
         core = SimpleCoreWrapper(
             channels=(int(in_shape[0]), *hidden_channels),
@@ -318,11 +326,13 @@ class ExampleCoreReadout(BaseCoreReadout):
             gamma_in_sparse=core_gamma_in_sparse,
             gamma_hidden=core_gamma_hidden,
             dropout_rate=dropout_rate,
+            cut_first_n_frames=cut_first_n_frames_in_core,
+            color_squashing_weights=color_squashing_weights,
             maxpool_every_n_layers=maxpool_every_n_layers,
             downsample_input_kernel_size=downsample_input_kernel_size,
             input_padding=core_input_padding,
             hidden_padding=core_hidden_padding,
-            convolution_type=core_convolution_type,
+            convolution_type=convolution_type,
             n_neurons_dict=dict(n_neurons_dict),
         )
         readout = MultiGaussianMaskReadout(
@@ -335,6 +345,7 @@ class ExampleCoreReadout(BaseCoreReadout):
             positive=readout_positive,
             mask_l1_reg=readout_mask_l1_reg,
             feature_weights_l1_reg=readout_feature_l1_reg,
+            readout_reg_avg=readout_reg_avg,
             mean_activity_dict=(data_info or {}).get("mean_activity_dict"),
         )
         super().__init__(

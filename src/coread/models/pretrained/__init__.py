@@ -33,7 +33,7 @@ __all__ = [
 
 
 def load_core_readout_from_remote(
-    model_name: str,
+    model_path: str,
     device: str | torch.device,
     cache_directory_path: str | os.PathLike[str] | None = None,
 ) -> BaseCoreReadout:
@@ -42,7 +42,7 @@ def load_core_readout_from_remote(
     The cache is `cache_directory_path`, else COREAD_CACHE_DIRECTORY, OPENRETINA_CACHE_DIRECTORY or ~/.cache/coread.
     Raises CheckpointError for an unknown name or a file that is not the released model.
     """
-    return load_model_file(released_file(model_name, cache_directory(cache_directory_path)), device)
+    return load_model_file(released_file(model_path, cache_directory(cache_directory_path)), device)
 
 
 def load_core_readout_model(

@@ -137,7 +137,7 @@ class ConvolutionalCore(Core):
             return self._input_weights_regularizer_temporal(traces, avg=self._average)
         raise TypeError(f"{type(first).__name__} has no temporal filter")
 
-    def group_sparsity(self, first_layer: int) -> Float[Tensor, ""]:
+    def group_sparsity(self, first_layer: int = 1) -> Float[Tensor, ""]:
         """Return the group sparsity over input channels, summed over the layers from `first_layer` on."""
         penalties = [group_sparsity(conv.weight_grouped) for conv in self.convolutions[first_layer:]]
         return torch.stack(penalties).sum() if penalties else torch.zeros(())

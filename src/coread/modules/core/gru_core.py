@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coread.modules.core.base_core import ConvolutionalCore, run_layer, session_log_speeds
-from coread.modules.layers.convolutions import TorchFullConv3D, get_conv_class
+from coread.modules.layers.convolutions import STSeparableBatchConv3d, TorchFullConv3D, get_conv_class
 from coread.modules.layers.gru import GRU_Module
 from coread.modules.layers.padding import Padding
+from coread.modules.layers.regularizers import group_sparsity
 from coread.modules.layers.scaling import Bias3DLayer, FiLM, Scale3DLayer
 
 
@@ -46,7 +47,9 @@ class ConvGRUCore(ConvolutionalCore):
         gru_kwargs: rec_channels, input_kern, rec_kern, groups, gamma_rec, pad_input: see `ConvGRUCell`.
         cut_first_n_frames: frames cut from the front of the output, while the recurrent state, which starts at zero in
             every window, settles.
-        published_behaviour: give every layer the padding of the layer before it, as openretina 1.1.1 does.
+        published_behaviour: openretina 1.1.1: every layer has the padding of the layer before it, and layer 0 a
+            nonlinearity only if the last one has; `gamma_hidden` weighs the group sparsity of all layers,
+            `gamma_in_sparse` that of layer 0 as space-time filters, and penalties need "custom_separable".
 
     Raises ValueError for sizes that do not fit each other.
 
@@ -90,6 +93,7 @@ class ConvGRUCore(ConvolutionalCore):
             )
         self.cut_first_n_frames = cut_first_n_frames
         self.session_dependent = batch_adaptation
+        self.published_behaviour = published_behaviour
         log_speeds = session_log_speeds(n_neurons_dict, convolution_type) if batch_adaptation else {}
         paddings = [input_padding, *[hidden_padding] * (n_layers - 1)]
         if published_behaviour and hidden_padding:
@@ -104,7 +108,7 @@ class ConvGRUCore(ConvolutionalCore):
             )
             layer: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
             layer |= _normalisation(channels[i + 1], batch_norm, bias, batch_norm_scale, batch_norm_momentum)
-            if final_nonlinearity or i < n_layers - 1:
+            if final_nonlinearity or (i < n_layers - 1 and (i > 0 or not published_behaviour)):
                 layer["nonlin"] = getattr(nn, nonlinearity)()
             self.features.add_module(f"layer{i}", nn.Sequential(layer))
             if i == 0 and use_projections:
@@ -137,10 +141,31 @@ class ConvGRUCore(ConvolutionalCore):
 
     def penalties(self) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted penalties whose weight is not zero, with `recurrent` for that of the GRU."""
+        if self.published_behaviour:
+            return self._published_penalties()
         penalties = super().penalties()
         if self.recurrent is not None and self.recurrent.gru.gamma_rec:
             penalties["recurrent"] = self.recurrent.gru.gamma_rec * self.recurrent.gru.penalty()
         return penalties
+
+    def _published_penalties(self) -> dict[str, Float[Tensor, ""]]:
+        first = self.convolutions[0]
+        if not isinstance(first, STSeparableBatchConv3d):
+            return {}
+        terms = {
+            "input": (self.gamma_input, self.spatial_laplace),
+            "hidden": (self.gamma_hidden, lambda: self.group_sparsity(first_layer=0)),
+            "temporal": (self.gamma_temporal, self.temporal_smoothness),
+            "in_sparse": (self.gamma_in_sparse, lambda: group_sparsity(first.weight())),
+        }
+        return {name: gamma * term() for name, (gamma, term) in terms.items() if gamma}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Read also a published state: there the core names what its layers hold, and the kernel of a penalty."""
+        state_dict.pop(f"{prefix}_input_weights_regularizer_temporal.laplace.filter", None)
+        for name in [name for name in state_dict if name.startswith(f"{prefix}log_speed_")]:
+            del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(
         self, input_: Float[Tensor, "batch channel time height width"], data_key: str | None = None

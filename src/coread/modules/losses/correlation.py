@@ -61,7 +61,7 @@ class ScaledCorrelationLoss3d(CorrelationLoss3d):
         self.scale = scale
 
     def correlations(self, output: Output, target: Output, counted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `(item * window, neuron)` correlations and `(item * window, 1)` whether a window enters.
+        """Return `(item, neuron)` correlations, averaged over the windows that enter, and `(item, 1)` whether any does.
 
         Raises ValueError if the output is shorter than one window.
         """
@@ -71,7 +71,10 @@ class ScaledCorrelationLoss3d(CorrelationLoss3d):
         windows = [
             x[:, : n_windows * self.scale].unflatten(1, (n_windows, self.scale)) for x in (output, target, counted)
         ]
-        return super().correlations(*(x.flatten(0, 1) for x in windows))
+        values, enters = super().correlations(*(x.flatten(0, 1) for x in windows))
+        values, enters = (x.unflatten(0, (-1, n_windows)) for x in (values, enters))
+        mean = values.masked_fill(~enters, 0.0).sum(1) / enters.sum(1).clamp(min=1)
+        return mean, enters.any(dim=1)
 
 
 class CelltypeCorrelationLoss3d(CorrelationLoss3d):

@@ -200,15 +200,15 @@ class PointGaussianReadout(Readout):
         """Whether every neuron has a point of its own that can be set."""
         return hasattr(self, "_mu") and not hasattr(self, "grid_sharing_index")
 
-    def sample_grid(self, n_samples: int, sample: bool | None = None) -> Float[Tensor, "sample neuron 1 2"]:
-        """Return `n_samples` points per neuron: drawn while training (or as `sample` says), `mu` otherwise."""
+    def sample_grid(self, batch_size: int, sample: bool | None = None) -> Float[Tensor, "sample neuron 1 2"]:
+        """Return `batch_size` points per neuron: drawn while training (or as `sample` says), `mu` otherwise."""
         if not (self.training if sample is None else sample):
-            return self.mu.expand(n_samples, -1, -1, -1)
-        n_draws = n_samples if self.batch_sample else 1
+            return self.mu.expand(batch_size, -1, -1, -1)
+        n_draws = batch_size if self.batch_sample else 1
         noise = torch.randn(n_draws, self.outdims, 1, 2, device=self.sigma.device, dtype=self.sigma.dtype)
         full = self.gauss_type == "full"
         jitter = torch.einsum("ancd,bnid->bnic", self.sigma, noise) if full else noise * self.sigma
-        return projected_clamp(self.mu + jitter, -1.0, 1.0).expand(n_samples, -1, -1, -1)
+        return projected_clamp(self.mu + jitter, -1.0, 1.0).expand(batch_size, -1, -1, -1)
 
     def forward(
         self,

@@ -106,7 +106,8 @@ class LNPReadout(Readout):
         return relative_power(filtered, original, n_groups).mean()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Read also the published names, of filters without time."""
+        """Read also the published names, of filters without time; the kernel of their penalty is a constant here."""
+        state_dict.pop(f"{prefix}_smooth_reg_fn.laplace.filter", None)
         static = state_dict.pop(f"{prefix}inner_product_kernel.weight", None)
         if static is not None:
             state_dict[f"{prefix}spatial_weights"] = static.movedim(2, 1)
