@@ -94,10 +94,10 @@ def test_a_struck_campaign_ends_with_what_an_unharmed_one_has(struck: SlurmCampa
                 assert attempt["job_id"] is None, job
             else:
                 assert attempt["partition"] == "cpu", job
-    # 12 members and 2 of them again; stimuli, recording, one group of predictions and one score for each of two
-    # experiments, one analysis
+    # 12 members and 2 of them again; stimuli, recording; one group of averages, one of predictions and one score for
+    # each of two experiments; one analysis
     submissions = struck.submissions()
-    assert len(submissions) == len(MEMBERS) + 2 + 1 + 1 + 2 + 2 + 1
+    assert len(submissions) == len(MEMBERS) + 2 + 1 + 1 + 2 + 2 + 2 + 1
 
     # the six predictions of an experiment took turns on the memory of one and the time of all
     for name in ("tiny", "tiny_ln"):
