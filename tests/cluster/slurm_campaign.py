@@ -78,6 +78,12 @@ class SlurmCampaign(Campaign):
         self.enter_site({"train_member": {"runtime": "10 * 2 ** (attempt - 1)"}})
         return self
 
+    def prepare_members(self, *, epochs: int) -> "SlurmCampaign":
+        """Prepare the campaign and build what the members of fold 0 start from: recordings and averages."""
+        self.prepare(epochs=epochs)
+        self.snakemake("data", *(f"results/{name}/fold0/sta/tiny_0.h5" for name in ("tiny", "tiny_ln")))
+        return self
+
     def copy(self, root: Path) -> "SlurmCampaign":
         """Return the same state in another folder, times included."""
         shutil.copytree(self.root, root)

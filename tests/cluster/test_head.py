@@ -112,9 +112,8 @@ def _hearing() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def prepared(started_cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> SlurmCampaign:
-    campaign = SlurmCampaign(tmp_path_factory.mktemp("prepared") / "campaign", started_cluster).prepare(epochs=LONG)
-    campaign.snakemake("data")
-    return campaign
+    campaign = SlurmCampaign(tmp_path_factory.mktemp("prepared") / "campaign", started_cluster)
+    return campaign.prepare_members(epochs=LONG)
 
 
 @pytest.fixture

@@ -25,10 +25,9 @@ Record = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def prepared(started_cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> SlurmCampaign:
-    """A campaign whose recording is built."""
-    campaign = SlurmCampaign(tmp_path_factory.mktemp("prepared") / "campaign", started_cluster).prepare(epochs=LONG)
-    campaign.snakemake("data")
-    return campaign
+    """A campaign whose recording and averages are built."""
+    campaign = SlurmCampaign(tmp_path_factory.mktemp("prepared") / "campaign", started_cluster)
+    return campaign.prepare_members(epochs=LONG)
 
 
 @pytest.fixture
