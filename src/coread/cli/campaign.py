@@ -98,7 +98,8 @@ def _print_attempts(queue: Sequence[QueuedJob] | None) -> None:
         print("attempts  none yet")
         return
     print("attempts")
-    print(summarize_attempts(attempts).to_string(index=False, float_format="%.1f"))
+    table = summarize_attempts(attempts).dropna(axis="columns", how="all")
+    print(table.rename(columns={"failed": "failed_attempts"}).to_string(index=False, float_format="%.1f"))
 
 
 # --------------------------------------------------------------------------------------------------------------- resume
