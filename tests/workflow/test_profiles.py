@@ -113,7 +113,7 @@ def test_uncommenting_the_gpu_block_asks_for_one_gpu_for_every_rule_that_can_use
 def test_a_sites_own_limit_grows_with_the_attempt(tmp_path: Path) -> None:
     """Values under set-resources are expressions: the documented line asks for twice as much each time."""
     profile = (REPOSITORY / "profiles/slurm/config.v9+.yaml").read_text()
-    documented = re.search(r"# runtime: (.+attempt.+?) +#", profile)
+    documented = re.search(r"#     # runtime: (.+attempt.+)", profile)
     assert documented is not None
     code = RUNTIMES.format(value=documented[1])
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
