@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Int32
 
 from coread import __version__
 from coread.content_hash import ContentHash
+from coread.provenance import write_text
 from coread.recording_checks import BLANK, MIRRORS, TIERS, RecordingError, validate
 from coread.stored_dtype import smallest_exact
 
@@ -154,7 +155,7 @@ def write_recording(recording: Recording, path: Path, shared_stimuli: Path | Non
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _write_text(digest_path(path), content_digest(recording) + "\n")
+    write_text(digest_path(path), content_digest(recording) + "\n")
 
 
 def write_stimuli(stimuli: Mapping[str, Stimulus], path: Path) -> None:
@@ -262,12 +263,6 @@ def _write_array(group: h5py.Group, name: str, values: np.ndarray | h5py.Dataset
         target = group.create_dataset(name, shape, values.dtype, chunks=(rows, *shape[1:]), **COMPRESSION)
         for start in range(0, shape[0], 64 * rows):
             target[start : start + 64 * rows] = values[start : start + 64 * rows]
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _shared_digests(path: Path | None) -> dict[str, str]:

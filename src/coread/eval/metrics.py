@@ -10,13 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from coread.eval.masked_statistics import Axis, masked_mean, masked_pearson, masked_variance, positive_or_nan
+
 Repeats = Float[np.ndarray, "bin repeat neuron"]
 Predictions = Float[np.ndarray, "bin neuron"] | Float[np.ndarray, "bin repeat neuron"]
 PerNeuron = Float[np.ndarray, " neuron"]
-Axis = int | tuple[int, ...] | None
 
-# a variance below this share of the mean square is what rounding leaves of a constant
-CONSTANT = 1e-20
 MAX_ELEMENTS = 2**22  # of a temporary array, in chunked computations
 RESAMPLED = ("correlation_to_average", "normalized_correlation", "noise_ceiling", "feve", "explainable_variance")
 
@@ -42,7 +41,7 @@ def MSE_numpy(y1: np.ndarray, y2: np.ndarray, axis: Axis = -1) -> np.ndarray:  #
     >>> MSE_numpy(np.array([1.0, 2.0, np.nan]), np.array([1.0, 4.0, 0.0]))
     np.float64(2.0)
     """
-    return _mean(np.square(np.asarray(y1, np.float64) - y2), axis)
+    return masked_mean(np.square(np.asarray(y1, np.float64) - y2), axis)
 
 
 def poisson_loss_numpy(y_true: np.ndarray, y_pred: np.ndarray, eps: float = 1e-8, mean_axis: Axis = -1) -> np.ndarray:
@@ -52,7 +51,7 @@ def poisson_loss_numpy(y_true: np.ndarray, y_pred: np.ndarray, eps: float = 1e-8
     np.float64(1.0)
     """
     y_pred = np.asarray(y_pred, np.float64)
-    return _mean(y_pred - y_true * np.log(y_pred + eps), mean_axis)
+    return masked_mean(y_pred - y_true * np.log(y_pred + eps), mean_axis)
 
 
 def explainable_vs_total_var(repeated_outputs: Repeats, eps: float = 1e-9) -> tuple[PerNeuron, PerNeuron]:
@@ -84,7 +83,7 @@ def feve(targets: Repeats, predictions: Predictions, clip: bool = False) -> PerN
     responses, predictions = _with_predictions(targets, predictions)
     responses = _with_two_repeats(responses)
     total, noise = _total_and_noise_variance(responses)
-    error = _mean(np.square(responses - predictions), (0, 1))
+    error = masked_mean(np.square(responses - predictions), (0, 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         score = 1 - (error - noise) / np.where(total - noise > 0, total - noise, np.nan)
     return np.clip(score, 0, 1) if clip else score
@@ -100,7 +99,7 @@ def single_trial_correlation(responses: Repeats, predictions: Predictions) -> Pe
     """
     responses, predictions = _with_predictions(responses, predictions)
     shape = (-1, responses.shape[2])
-    return _pearson(np.broadcast_to(predictions, responses.shape).reshape(shape), responses.reshape(shape))
+    return masked_pearson(np.broadcast_to(predictions, responses.shape).reshape(shape), responses.reshape(shape))
 
 
 def correlation_to_average(responses: Repeats, predictions: Float[np.ndarray, "bin neuron"]) -> PerNeuron:
@@ -112,7 +111,7 @@ def correlation_to_average(responses: Repeats, predictions: Float[np.ndarray, "b
     array([1.])
     """
     responses, expanded = _with_predictions(responses, predictions)
-    return _pearson(expanded[:, 0], _mean(responses, 1))
+    return masked_pearson(expanded[:, 0], masked_mean(responses, 1))
 
 
 def signal_power(responses: Repeats) -> PerNeuron:
@@ -127,7 +126,7 @@ def signal_power(responses: Repeats) -> PerNeuron:
     array([1.])
     """
     responses = _with_two_repeats(_repeats(responses))
-    return _variance(_mean(responses, 1)) - _noise_of_average(responses)
+    return masked_variance(masked_mean(responses, 1)) - _noise_of_average(responses)
 
 
 def noise_ceiling(responses: Repeats) -> PerNeuron:
@@ -140,9 +139,9 @@ def noise_ceiling(responses: Repeats) -> PerNeuron:
     array([1.])
     """
     responses = _with_two_repeats(_repeats(responses))
-    power = _positive(signal_power(responses))
+    power = positive_or_nan(signal_power(responses))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.sqrt(power / _positive(_variance(_mean(responses, 1))))
+        return np.sqrt(power / positive_or_nan(masked_variance(masked_mean(responses, 1))))
 
 
 def normalized_correlation(responses: Repeats, predictions: Float[np.ndarray, "bin neuron"]) -> PerNeuron:
@@ -225,14 +224,14 @@ def _interval_around(
     enough = np.isfinite(resampled).mean(axis=0) > 0.5
     filled = np.where(enough, resampled, 0.0)
     quantiles = np.nanquantile(filled, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return np.where(enough, score + quantiles - _mean(filled, 0), np.nan)
+    return np.where(enough, score + quantiles - masked_mean(filled, 0), np.nan)
 
 
 def _resampled_scores(
     responses: Repeats, prediction: Float[np.ndarray, "bin neuron"], weights: Float[np.ndarray, "sample repeat"]
 ) -> dict[str, Float[np.ndarray, "sample neuron"]]:
     """Return the scores of `bootstrap_repeats` for repeats that count as often as each row of weights says."""
-    center = _mean(responses, (0, 1))  # sums of squares lose fewer digits
+    center = masked_mean(responses, (0, 1))  # sums of squares lose fewer digits
     responses, prediction = responses - center, prediction - center
     aligned = responses - _repeat_effects(responses)
     valid = np.isfinite(responses)
@@ -263,7 +262,7 @@ def _weighted_scores(
     pairs = np.square(n) - n_squares  # of different repeats
     used = pairs > 0
     per_pair = used / np.where(used, pairs, 1)
-    samples = _positive((n * used).sum(axis=1, keepdims=True))
+    samples = positive_or_nan((n * used).sum(axis=1, keepdims=True))
     total, total_aligned = _weighted_sum(weights, responses), _weighted_sum(weights, aligned)
     square = _sum_over_samples(used, weights, np.square(responses))
     error = _sum_over_samples(used, weights, np.square(errors)) / samples
@@ -271,21 +270,21 @@ def _weighted_scores(
     of_average = _sum_of_variances(per_pair * n_squares / np.maximum(n, 1) ** 2, n, weights, aligned, total_aligned)
     with np.errstate(invalid="ignore", divide="ignore"):
         average = total / n[:, :, None]
-        correlation = among_used = _pearson(prediction[None], average, axis=1)
+        correlation = among_used = masked_pearson(prediction[None], average, axis=1)
         if not (used | (n == 0)).all():
             average = np.where(used[:, :, None], average, np.nan)
-            among_used = _pearson(prediction[None], average, axis=1)
-        variance = _positive(_variance(average, 1))
-        power = variance - of_average / _positive(used.sum(axis=1, keepdims=True) - 1)
-        ceiling = np.sqrt(_positive(power) / variance)
+            among_used = masked_pearson(prediction[None], average, axis=1)
+        variance = positive_or_nan(masked_variance(average, 1))
+        power = variance - of_average / positive_or_nan(used.sum(axis=1, keepdims=True) - 1)
+        ceiling = np.sqrt(positive_or_nan(power) / variance)
         sum_of_used = (used[:, None].astype(np.float64) @ total)[:, 0]
-        spread = (square - np.square(sum_of_used) / samples) / _positive(samples - 1)
+        spread = (square - np.square(sum_of_used) / samples) / positive_or_nan(samples - 1)
         explainable = spread - noise
         return (
             correlation,
             among_used / ceiling,
             ceiling,
-            1 - (error - noise) / _positive(explainable),
+            1 - (error - noise) / positive_or_nan(explainable),
             explainable / spread,
         )
 
@@ -345,26 +344,6 @@ def _with_predictions(responses: np.ndarray, predictions: np.ndarray) -> tuple[R
     return np.where(np.isfinite(predictions), responses, np.nan), predictions
 
 
-def _mean(values: np.ndarray, axis: Axis) -> np.ndarray:
-    """Mean along `axis`, NaN left out; NaN where nothing is left."""
-    valid = np.isfinite(values)
-    n = valid.sum(axis=axis)
-    return (np.where(valid, values, 0.0).sum(axis=axis) / np.where(n > 0, n, np.nan))[()]
-
-
-def _variance(values: np.ndarray, axis: Axis = 0) -> np.ndarray:
-    """Unbiased variance along `axis`, NaN left out; 0 for a constant, NaN where less than two values are left."""
-    mean = np.expand_dims(_mean(values, axis), axis)  # type: ignore[arg-type]
-    n = np.isfinite(values).sum(axis=axis)
-    deviation = np.nansum(np.square(values - mean), axis=axis)
-    deviation = np.where(deviation <= CONSTANT * np.nansum(np.square(values), axis=axis), 0.0, deviation)
-    return deviation / np.where(n > 1, n - 1, np.nan)
-
-
-def _positive(values: np.ndarray) -> np.ndarray:
-    return np.where(values > 0, values, np.nan)
-
-
 def _with_two_repeats(responses: Repeats) -> Repeats:
     """Leave only bins whose noise can be told: those with at least two repeats."""
     return np.where(np.isfinite(responses).sum(axis=1, keepdims=True) >= 2, responses, np.nan)
@@ -373,39 +352,26 @@ def _with_two_repeats(responses: Repeats) -> Repeats:
 def _total_and_noise_variance(responses: Repeats) -> tuple[PerNeuron, PerNeuron]:
     """Variance over samples of bins with two repeats, and that within bins with the same weight for every sample."""
     responses = _with_two_repeats(responses)
-    noise = np.where(np.isfinite(responses), _variance(responses, 1)[:, None], np.nan)
-    return _variance(responses, (0, 1)), _mean(noise, (0, 1))
+    noise = np.where(np.isfinite(responses), masked_variance(responses, 1)[:, None], np.nan)
+    return masked_variance(responses, (0, 1)), masked_mean(noise, (0, 1))
 
 
 def _noise_of_average(responses: Repeats) -> PerNeuron:
     """Variance that noise adds to the average over repeats, over bins; a repeat's own offset is no noise."""
-    noise = _variance(responses - _repeat_effects(responses), 1)
-    of_average = noise / _positive(np.isfinite(responses).sum(axis=1))
+    noise = masked_variance(responses - _repeat_effects(responses), 1)
+    of_average = noise / positive_or_nan(np.isfinite(responses).sum(axis=1))
     n_bins = np.isfinite(of_average).sum(axis=0)
     # one degree of freedom goes to the offsets: with it, equal repeats give the published signal power exactly
-    return _mean(of_average, 0) * n_bins / _positive(n_bins - 1)
+    return masked_mean(of_average, 0) * n_bins / positive_or_nan(n_bins - 1)
 
 
 def _repeat_effects(responses: Repeats) -> Float[np.ndarray, "repeat neuron"]:
     """Offset of each repeat in the additive model bin + repeat, by least squares, whatever bins a repeat covers."""
     valid = np.isfinite(responses)
-    deviation = np.where(valid, responses - _mean(responses, 1)[:, None], 0.0).sum(axis=0)
+    deviation = np.where(valid, responses - masked_mean(responses, 1)[:, None], 0.0).sum(axis=0)
     if (valid == valid[..., :1]).all():  # all neurons have the same gaps
         valid = valid[..., :1]
     share = np.moveaxis(valid / np.sqrt(np.maximum(valid.sum(axis=1, keepdims=True), 1)), 2, 0)
     normal = valid.sum(axis=0).T[:, None] * np.eye(valid.shape[1]) - share.mT @ share
     # singular: offsets are relative within repeats that share bins
     return (np.linalg.pinv(normal, rcond=1e-10, hermitian=True) @ deviation.T[..., None])[..., 0].T
-
-
-def _pearson(x: np.ndarray, y: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Correlation of predictions `x` with responses `y`: 0 for constant `x`, NaN for constant `y`."""
-    valid = np.isfinite(x) & np.isfinite(y)
-    n = np.maximum(valid.sum(axis=axis, keepdims=True), 1)
-    x, y = (np.where(valid, values, 0.0) for values in (x, y))
-    power_x, power_y = (np.square(values).sum(axis=axis) for values in (x, y))
-    x, y = (np.where(valid, values - values.sum(axis=axis, keepdims=True) / n, 0.0) for values in (x, y))
-    var_x, var_y = (np.square(values).sum(axis=axis) for values in (x, y))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r = (x * y).sum(axis=axis) / np.sqrt(var_x * var_y)
-    return np.where(var_y <= CONSTANT * power_y, np.nan, np.where(var_x <= CONSTANT * power_x, 0.0, r))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from coread.modules.nonlinearities import get_nonlinearity
 from coread.modules.readout.base import Readout, Reduction, projected_clamp, weighted
 from coread.modules.readout.multi_readout import MultiReadoutBase
+from coread.modules.readout.sharing import match_indices
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
 SIGMA_SHAPES = {"full": (2, 2), "uncorrelated": (1, 2), "isotropic": (1, 1)}
@@ -136,7 +137,7 @@ class PointGaussianReadout(Readout):
         shared_features: nn.Parameter | None = None,
         ids: Sequence[Any] | None = None,
     ) -> None:
-        index, known = _indices(match_ids, ids, self.outdims)
+        index, known = match_indices(match_ids, ids, self.outdims)
         shape = (1, self.in_shape[0], 1, len(known))
         if shared_features is not None and shared_features.shape != shape:
             raise ValueError(f"shared features must be {shape}, got {tuple(shared_features.shape)}")
@@ -150,7 +151,7 @@ class PointGaussianReadout(Readout):
     def _share_points(
         self, init_mu_range: float, match_ids: Sequence[Any], shared_grid: nn.Parameter | None = None
     ) -> None:
-        index, known = _indices(match_ids, None, self.outdims)
+        index, known = match_indices(match_ids, None, self.outdims)
         shape = (1, len(known), 1, 2)
         if shared_grid is not None:
             if shared_grid.shape != shape:
@@ -285,18 +286,6 @@ class PointGaussianReadout(Readout):
 
 
 FullGaussian2d = PointGaussianReadout  # the name in neuralpredictors
-
-
-def _indices(match_ids: Sequence[Any], ids: Sequence[Any] | None, n_neurons: int) -> tuple[Int[Tensor, " neuron"], Any]:
-    """Return for every neuron the row of its match id among the sorted ids, and these ids."""
-    wanted = np.asarray(match_ids)
-    if wanted.shape != (n_neurons,):
-        raise ValueError(f"need one match id for each of {n_neurons} neurons, got {wanted.shape}")
-    known = np.unique(wanted if ids is None else np.asarray(ids))
-    index = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-    if not (known[index] == wanted).all():
-        raise ValueError(f"unknown match ids {sorted(set(wanted.tolist()) - set(known.tolist()))[:5]}")
-    return torch.as_tensor(index), known
 
 
 class MultiSampledGaussianReadout(MultiReadoutBase):
