@@ -1,5 +1,7 @@
 """How a command line says that it failed: one sentence first, the traceback below it."""
 
+import os
+import select
 import signal
 import sys
 import traceback
@@ -12,10 +14,12 @@ def reported_errors(*, in_terminal: bool = False) -> Iterator[None]:
     """Turn an exception of the block into `error: <sentence>` and its traceback on standard error, exit status 1.
 
     The sentence comes first: it is what the workflow shows of a failed job's log. In a terminal it stands alone where
-    it says what is wrong with the input.
+    it says what is wrong with the input. Where the reader of standard output has gone (`| head`), the command ends as
+    one that SIGPIPE ends: without a word, status 141.
     """
     try:
         yield
+        sys.stdout.flush()  # here, where a reader that has gone is no surprise; at the interpreter's exit it is one
     except SystemExit as error:
         # Lightning ends a training that got SIGTERM (time limit, pre-emption) with an exit that looks like success
         if type(error).__name__ != "SIGTERMException":
@@ -25,6 +29,10 @@ def reported_errors(*, in_terminal: bool = False) -> Iterator[None]:
         )
         sys.exit(128 + signal.SIGTERM)
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            # what is still in the buffer has no reader either, and the interpreter flushes it when it exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
         sentence = _sentence(error)
         shown = (
             sentence
@@ -33,6 +41,16 @@ def reported_errors(*, in_terminal: bool = False) -> Iterator[None]:
         )
         print(f"error: {shown}", file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def _reader_is_gone() -> bool:
+    """Return whether standard output is a pipe that nobody reads: another broken pipe is an error like others."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+    except (OSError, ValueError):  # not a file of the system
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _sentence(error: BaseException) -> str | None:
