@@ -20,7 +20,7 @@ def unpack(archive: Path, folder: Path) -> Members:
     """Unpack a zip archive into `folder` and return its files; an existing folder must hold the same, and is kept.
 
     Raises DownloadError that names archive and member: not a zip, damaged, a path that leaves the folder, a link, a
-    name that comes twice, or an existing folder with other content.
+    name that comes twice or is that of a file and of a folder, or an existing folder with other content.
     """
     temporary = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(temporary, ignore_errors=True)  # of an unpacking that was killed
@@ -52,10 +52,16 @@ def _unpack_into(archive: Path, folder: Path) -> Members:
                     continue
                 if info.filename in members:
                     raise DownloadError(f"{archive}: the member {info.filename!r} comes twice")
-                if info.is_dir():
-                    (folder / info.filename).mkdir(parents=True, exist_ok=True)
-                else:
-                    members[info.filename] = _write_member(opened, info, folder / info.filename)
+                try:
+                    if info.is_dir():
+                        (folder / info.filename).mkdir(parents=True, exist_ok=True)
+                    else:
+                        members[info.filename] = _write_member(opened, info, folder / info.filename)
+                except (FileExistsError, NotADirectoryError) as error:
+                    raise DownloadError(
+                        f"{archive}: the place of the member {info.filename!r} is taken by another: one name is that "
+                        "of a file and of a folder, or of two files"
+                    ) from error
     except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
         raise DownloadError(f"{archive}: not a zip archive that can be unpacked ({error})") from error
     return members
