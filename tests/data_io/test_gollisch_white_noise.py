@@ -101,6 +101,24 @@ def test_sessions_share_the_longest_sequence_and_differ_where_their_files_say_so
     assert len(source_files(config, None, tmp_path)) == 3
 
 
+def test_the_same_frames_shown_for_other_times_are_other_stimuli(tmp_path):
+    write_session(tmp_path / "a.h5", bins_per_frame=1)
+    write_session(tmp_path / "b.h5", bins_per_frame=2)
+    for name, n_bins in (("a", 1), ("b", 2)):
+        with h5py.File(tmp_path / f"{name}.h5", "r+") as file:
+            file.attrs["bins_per_frame"] = n_bins
+    config = CONFIG | {"bins_per_frame": None}
+    once, twice = build_recordings(config, tmp_path)
+    assert set(once.stimuli) == {"running_binary_13x9_seed-10000", "frozen_binary_13x9_seed-20000"}
+    assert set(twice.stimuli) == {f"{name}_2bins" for name in once.stimuli}
+    for name, stimulus in once.stimuli.items():
+        assert stimulus.frame_rate_hz == CONFIG["rate_hz"]
+        assert twice.stimuli[f"{name}_2bins"].frame_rate_hz == CONFIG["rate_hz"] / 2
+    stimuli = build_stimuli(config, tmp_path)
+    for name in once.stimuli:
+        assert stimuli[f"{name}_2bins"].frames is stimuli[name].frames  # drawn and kept once
+
+
 def test_a_crop_is_cut_from_the_whole_screen():
     whole = regenerate(Noise("running", -77, NX, NY, "binary", 1.0, (0, NX, 0, NY)), 30)
     part = regenerate(Noise("running", -77, NX, NY, "binary", 1.0, (2, 6, 1, 9)), 30)

@@ -69,14 +69,21 @@ class Noise:
     distribution: str
     contrast: float
     crop_px: tuple[int, int, int, int]  # first and one past the last column, first and one past the last row
+    bins_per_frame: int = 1
 
     @property
     def name(self) -> str:
-        """Name of the stimulus: sequences with the same name are the same."""
+        """Name of the stimulus: what has the same name showed the same frames, each for as long."""
         x0, x1, y0, y1 = self.crop_px
         part = "" if self.crop_px == (0, self.nx, 0, self.ny) else f"_x{x0}-{x1}_y{y0}-{y1}"
         contrast = "" if self.contrast == 1 else f"_contrast{self.contrast:g}"
-        return f"{self.kind}_{self.distribution}_{self.nx}x{self.ny}_seed{self.seed}{contrast}{part}"
+        held = "" if self.bins_per_frame == 1 else f"_{self.bins_per_frame}bins"
+        return f"{self.kind}_{self.distribution}_{self.nx}x{self.ny}_seed{self.seed}{contrast}{part}{held}"
+
+    @property
+    def sequence(self) -> "Noise":
+        """The frames, whatever time each of them was shown."""
+        return replace(self, bins_per_frame=1)
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class Session:
                 f"{self.path.name}: distribution is one of {list(DISTRIBUTIONS)}, found {distribution!r}"
             )
         contrast = 1.0 if parameters.contrast is None else float(parameters.contrast)
-        return Noise(kind, seed, nx, ny, distribution, contrast, crop)
+        return Noise(kind, seed, nx, ny, distribution, contrast, crop, self.bins_per_frame)
 
     def n_frames(self, kind: str) -> int:
         """Return how many frames of the sequence were shown: all trials of running noise, one of frozen noise."""
@@ -137,19 +144,23 @@ def list_sessions(config: Mapping[str, Any], data_dir: Path | None) -> list[str]
 
 
 def build_stimuli(config: Mapping[str, Any], data_dir: Path | None) -> dict[str, Stimulus]:
-    """Regenerate every sequence once, as long as the longest session needs it."""
-    lengths: dict[str, int] = {}
-    noises: dict[str, tuple[Noise, float, float | None]] = {}
+    """Regenerate every sequence once, as long as the longest session needs it.
+
+    Sessions that showed its frames for different times have stimuli of their own, with the same frames.
+    """
+    lengths: dict[Noise, int] = {}
+    noises: dict[Noise, tuple[float, float | None]] = {}
     for name in list_sessions(config, data_dir):
         session = _session(config, name, data_dir)
         for kind in session.shapes:
             noise = session.noise(kind)
             rate = session.parameters.rate_hz / session.bins_per_frame
-            noises[noise.name] = (noise, rate, session.parameters.pixel_um)
-            lengths[noise.name] = max(lengths.get(noise.name, 0), session.n_frames(kind))
+            noises[noise] = (rate, session.parameters.pixel_um)
+            lengths[noise.sequence] = max(lengths.get(noise.sequence, 0), session.n_frames(kind))
+    frames = {sequence: regenerate(sequence, length) for sequence, length in lengths.items()}
     return {
-        name: Stimulus(regenerate(noise, lengths[name]), rate, scale=noise.contrast, pixel_um=pixel_um)
-        for name, (noise, rate, pixel_um) in noises.items()
+        noise.name: Stimulus(frames[noise.sequence], rate, scale=noise.contrast, pixel_um=pixel_um)
+        for noise, (rate, pixel_um) in noises.items()
     }
 
 
