@@ -43,6 +43,8 @@ def main() -> None:
     digests = [*arguments.digests, *(path.with_suffix(".sha256") for path in arguments.stas)]
     deciding = [arguments.config, *digests, Path(__file__), *deciding_code(Path(__file__), settings)]
     digest = resume_digest(combined_digest(deciding), arguments.fold, arguments.seed)
+    # read before the training, so that they are those of what it reads
+    contents = {path.stem: path.read_text().strip() for path in arguments.digests}
     # the memory is that of the node, and each of its ranks holds the data
     budget = arguments.memory_mb * 2**20 / 2 / ranks.local_size
     folder, attempt = arguments.output.parent, os.environ.get("COREAD_ATTEMPT", "1")
@@ -62,6 +64,7 @@ def main() -> None:
         if not ranks.is_first:
             return
         write_text(folder / "history.csv", member.history.to_csv(index=False))
+        member.recordings = {session: contents[session] for session in member.data_info["n_neurons_dict"]}
         member.save(arguments.output)
         # .work stays until predictions are made from the model: where a scheduler ends this job after all, Snakemake
         # deletes the model, and the next attempt writes it again without training

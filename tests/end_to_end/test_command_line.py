@@ -13,7 +13,10 @@ import pytest
 import torch
 
 from coread.cli.main import main
+from coread.config import compose, stage_slice
+from coread.data_io.sources import build_recordings
 from coread.models.member import load_member
+from coread.recording import content_digest
 from tests.end_to_end.conftest import OVERRIDES
 
 Train = Callable[..., None]
@@ -30,6 +33,9 @@ def test_create_train_evaluate_as_documented(data: Path, capfd: pytest.CaptureFi
     folder = Path("results/my_first_coread_run")
     member = load_member(folder / "fold0/seed0/model.ckpt")
     assert len(member.history) == 2
+    settings = stage_slice(compose("hdf5_core_readout", documented[5:]), "data")["data_io"]
+    recordings = build_recordings(settings, Path("test_data"))
+    assert member.recordings == {recording.session: content_digest(recording) for recording in recordings}
     assert pd.read_csv(folder / "fold0/seed0/history.csv")["val_correlation"].notna().all()
     assert (folder / "fold0/seed0/logs/csv/metrics.csv").exists()
     assert not (folder / "fold0/seed0/.work").exists()

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from coread.cli.main import main
+from coread.cli.train import _start_from_trained_model
 from coread.config import ConfigError, canonical_text, compose, stage_slice
 from coread.data_io.tutorial_data import create_data
 from coread.models import add_sessions, load_core_readout_model, load_member
@@ -256,6 +258,17 @@ def test_coread_train_starts_from_a_trained_model(tmp_path: Path, monkeypatch: p
     assert not torch.equal(three.model.state_dict()[weight], one.model.state_dict()[weight])
     assert two.config["pretrained_core"]["sha256"] == model_digest(first)
     assert str(tmp_path) not in json.dumps(two.config)
+
+
+def test_a_core_that_is_null_is_none_that_was_chosen(old: tuple[Member, Path]) -> None:
+    config = OmegaConf.create({"paths": {"load_model_path": str(old[1])}, "only_train_readout": True})
+    for settings in ({"pretrained_core": None}, {}):
+        assert _start_from_trained_model(settings, config) == {"model.ckpt": old[1]}
+        assert settings["pretrained_core"]["sha256"] == model_digest(old[1])
+    config.paths.load_model_path = None
+    settings = {"pretrained_core": None}
+    assert _start_from_trained_model(settings, config) is None
+    assert settings == {"pretrained_core": None}
 
 
 def test_a_model_file_cannot_name_a_program_as_its_core(old: tuple[Member, Path], tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Published members: what the folder says, that it loads bit-equal, that altered or crafted folders are refused."""
 
 import json
+import runpy
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,17 @@ import torch
 from safetensors.torch import load_file
 
 from coread.cli.main import main
+from coread.config import canonical_text
 from coread.eval.predictions import predict, predict_member
 from coread.eval.scores import score_experiment, write_scores
 from coread.models import EnsembleModel, load_core_readout_model, load_ensemble, load_member
-from coread.models.pretrained import CheckpointError, UnsafeCheckpointError
+from coread.models.pretrained import CheckpointError, UnsafeCheckpointError, find_model_file
 from coread.models.pretrained.folder import read_member
 from coread.models.publish import PublishError, Statement, publish
 from coread.provenance import file_sha256
+from coread.recording import content_digest, write_recording
 from coread.training import train
-from tests.conftest import fabricate_recording
+from tests.conftest import REPOSITORY, fabricate_recording
 from tests.models.published_checkpoint import SIZES, trained_model
 from tests.test_training import SETTINGS
 
@@ -36,6 +41,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = {**SETTINGS, "trainer": {"max_epochs": 1}}
         settings["dataloader"] = {**SETTINGS["dataloader"], "response_scale": "std"}
         member = train(settings, recordings, fold, seed, work_dir=folder / "work", accelerator="cpu")
+        member.recordings = {"a": "11" * 32}  # of b it does not say
         member.save(folder / "toy" / f"fold{fold}" / f"seed{seed}" / "model.ckpt")
         predictions.append(predict_member(member, recordings, experiment="toy"))
     write_scores(score_experiment(recordings, predictions, EVALUATION), folder / "toy" / "scores.csv")
@@ -88,6 +94,56 @@ def test_a_published_member_says_where_it_comes_from(results: Path, tmp_path: Pa
     assert config["published_with"]["torch"]
 
 
+def test_checksums_are_those_of_the_recordings_in_the_training(results: Path, tmp_path: Path) -> None:
+    member = load_member(member_file(results))
+    assert member.recordings == {"a": "11" * 32}
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.sha256").write_text("33" * 32 + "\n")
+    (data / "a.source.json").write_text(json.dumps([{"name": "a.h5", "size": 1, "mtime_ns": 0, "sha256": "44" * 32}]))
+    members = [member_file(results), member_file(results, 1, 5)]
+    for published in (members[:1], members):
+        with pytest.raises(PublishError, match=f"data/a.sha256: .*{'33' * 32}, that of the training {'11' * 32}"):
+            publish(published, tmp_path / "out", STATEMENT, data=data)
+    assert not (tmp_path / "out").exists()
+    main(["publish", "--member", str(members[0]), "--to", str(tmp_path / "out"), "--data", str(data), "--data-changed"])
+    # the raw files that are there now are not those of the training
+    assert read_config(tmp_path / "out")["data"]["sessions"]["a"] == {"sha256": "11" * 32, "raw_files": {}}
+    assert "had changed since, for 1 of 2 session(s): a." in (tmp_path / "out" / "README.md").read_text()
+    assert read_member(tmp_path / "out").recordings == member.recordings
+    (data / "a.sha256").unlink()  # nothing to compare with
+    config = read_config(publish(members[:1], tmp_path / "elsewhere", STATEMENT, data=data))
+    assert config["data"]["sessions"]["a"]["sha256"] == "11" * 32
+
+
+def test_the_workflow_keeps_what_a_member_was_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = ("a", "b")
+    recordings = [str(tmp_path / f"{session}.h5") for session in sessions]
+    digests = [str(tmp_path / f"{session}.sha256") for session in sessions]
+    for session in sessions:
+        write_recording(fabricate_recording(session), tmp_path / f"{session}.h5")
+    (tmp_path / "train.yaml").write_text(canonical_text({**SETTINGS, "trainer": {"max_epochs": 1}}))
+    words = ["--config", str(tmp_path / "train.yaml"), "--recordings", *recordings, "--digests", *digests]
+    words += ["--fold", "0", "--seed", "0", "--memory-mb", "1000", "--log-dir", str(tmp_path / "logs")]
+    script = str(REPOSITORY / "workflow_scripts" / "train.py")
+    monkeypatch.setattr(sys, "argv", [script, *words, "--output", str(tmp_path / "out" / "model.ckpt")])
+    runpy.run_path(script, run_name="__main__")
+    kept = load_member(tmp_path / "out" / "model.ckpt").recordings
+    assert kept == {session: content_digest(fabricate_recording(session)) for session in sessions}
+
+
+def test_a_member_that_does_not_say_what_it_was_trained_on_is_published_so(results: Path, tmp_path: Path) -> None:
+    content = torch.load(member_file(results), weights_only=True)
+    del content["recordings"]  # as earlier versions wrote it
+    old = tmp_path / "toy" / "fold0" / "seed0" / "model.ckpt"
+    old.parent.mkdir(parents=True)
+    torch.save(content, old)
+    assert load_member(old).recordings == {}
+    folder = publish([old], tmp_path / "out", STATEMENT, data=results / "data" / "fabricated")
+    assert read_config(folder)["data"]["sessions"] == {name: {"sha256": None, "raw_files": {}} for name in "ab"}
+    assert "unknown, because the member does not keep them, for 2 of 2" in (folder / "README.md").read_text()
+
+
 def test_scores_are_those_of_the_member(results: Path, tmp_path: Path) -> None:
     import pandas as pd
 
@@ -119,7 +175,7 @@ def test_the_card_tells_what_a_reader_needs(results: Path, tmp_path: Path) -> No
         "6 x 8 pixels",
         "Licence of the data: CC0",
         "Cite: Toy et al. 2020",
-        "not known for 1 of 2",
+        "unknown, because the member does not keep them, for 1 of 2 session(s): b.",
         "`SimpleCoreWrapper` | temporal_kernel_sizes [4]",
         "3 bins (100 ms)",
         "load_core_readout_model",
@@ -267,9 +323,47 @@ def test_a_hub_name_is_taken_from_the_cache_or_fetched(
     ]
 
 
-def test_without_huggingface_hub_a_hub_name_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
+def test_a_half_fetched_copy_in_the_hub_cache_is_completed(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
 
+    members = [member_file(results), member_file(results, 1, 5)]
+    one, two = publish(members[:1], tmp_path / "one", STATEMENT), publish(members, tmp_path / "two", STATEMENT)
+    from_cache = huggingface_hub.snapshot_download
+    fetched = []
+
+    def snapshot_download(repository: str, **options: Any) -> str:
+        if options.get("local_files_only"):
+            return from_cache(repository, **options)
+        fetched.append(repository)
+        if offline:
+            raise OSError("no network")
+        shutil.copytree(tmp_path / repository.partition("/")[2], copy_of(repository), dirs_exist_ok=True)
+        return str(copy_of(repository))
+
+    def copy_of(repository: str) -> Path:
+        return tmp_path / "hub" / f"models--{repository.replace('/', '--')}" / "snapshots" / ("0" * 40)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    for repository, source, lacking in (("o/one", one, "model.safetensors"), ("o/two", two, "members/fold1_seed5")):
+        copy = copy_of(repository)
+        shutil.copytree(source, copy)
+        (copy.parents[1] / "refs").mkdir()
+        (copy.parents[1] / "refs" / "main").write_text("0" * 40)
+        assert find_model_file(repository, tmp_path) == copy  # whole: no network
+        assert repository not in fetched
+        shutil.rmtree(copy / lacking) if (copy / lacking).is_dir() else (copy / lacking).unlink()
+        offline = True
+        with pytest.raises(CheckpointError, match=f"{repository}: .*{'0' * 40} is no whole model, and not to be had"):
+            find_model_file(repository, tmp_path)
+        offline = False
+        assert (find_model_file(repository, tmp_path) / lacking).exists()
+    assert fetched == ["o/one", "o/one", "o/two", "o/two"]
+    assert load_core_readout_model("o/one", "cpu", tmp_path).lag == 3
+
+
+def test_without_huggingface_hub_a_hub_name_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointError, match="owner/retina: models of the hub need huggingface_hub"):
         load_core_readout_model("owner/retina", "cpu", tmp_path)

@@ -17,6 +17,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--author", default="unknown")
     parser.add_argument("--name", help="of the model; default: the folder's")
     parser.add_argument("--replace", action="store_true", help="replace the published model that is there")
+    parser.add_argument(
+        "--data-changed",
+        action="store_true",
+        help="publish although the recordings are no longer those of the training; the checksums are of those",
+    )
     arguments = parser.parse_args(argv)
     with reported_errors(in_terminal=True):
         from coread.models.publish import Statement, publish
@@ -29,5 +34,6 @@ def main(argv: list[str]) -> None:
             scores=arguments.scores,
             data=arguments.data,
             replace=arguments.replace,
+            data_changed=arguments.data_changed,
         )
         print(f"wrote {folder}")

@@ -53,7 +53,8 @@ def _train(config: DictConfig, argv: list[str]) -> None:
     settings, fold, seed = stage_slice(config, "train"), int(config.fold), int(config.seed)
     model_files = _start_from_trained_model(settings, config)
     code = combined_digest(deciding_code(Path(__file__), canonical_text(settings)))
-    digest = resume_digest(canonical_text(settings), [content_digest(r) for r in recordings], code, fold, seed)
+    contents = {recording.session: content_digest(recording) for recording in recordings}
+    digest = resume_digest(canonical_text(settings), list(contents.values()), code, fold, seed)
     loggers = [hydra.utils.instantiate(logger, save_dir=str(folder)) for logger in config.logger.values()]
     with member_lock(folder) if ranks.is_first else nullcontext():
         member = train(
@@ -67,6 +68,7 @@ def _train(config: DictConfig, argv: list[str]) -> None:
         )
         if not ranks.is_first:
             return
+        member.recordings = contents
         member.save(folder / "model.ckpt")
         shutil.rmtree(folder / ".work")
         write_text(folder / "history.csv", member.history.to_csv(index=False))
@@ -82,7 +84,7 @@ def _start_from_trained_model(settings: dict[str, Any], config: DictConfig) -> d
     from coread.models.pretrained import find_model_file
 
     path = find_model_file(given)
-    if "pretrained_core" not in settings:
+    if settings.get("pretrained_core") is None:
         settings["pretrained_core"] = {
             "_target_": "coread.models.extension.PretrainedCore",
             "model": Path(given).name,

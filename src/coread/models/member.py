@@ -26,7 +26,11 @@ class MemberError(ValueError):
 
 @dataclass
 class Member:
-    """A trained model with everything needed to use it and to say where it came from."""
+    """A trained model with everything needed to use it and to say where it came from.
+
+    `recordings` are the content digests of the recordings it was trained on, by session; those that are absent are
+    unknown, as in members of coread before it kept them.
+    """
 
     model: BaseCoreReadout
     config: dict[str, Any]
@@ -34,6 +38,7 @@ class Member:
     seed: int
     data_info: dict[str, Any]
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    recordings: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the member atomically: plain types and tensors, readable with `torch.load(weights_only=True)`."""
@@ -46,6 +51,7 @@ class Member:
             "seed": self.seed,
             "data_info": self.data_info,
             "history": self.history.to_dict("list"),
+            "recordings": self.recordings,
             "state_dict": self.model.state_dict(),
         }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -93,6 +99,7 @@ def restore_member(content: Mapping[str, Any], device: torch.device | str = "cpu
         seed=content["seed"],
         data_info=content["data_info"],
         history=pd.DataFrame(content["history"]),
+        recordings=dict(content.get("recordings", {})),
     )
 
 

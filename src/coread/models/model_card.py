@@ -72,7 +72,6 @@ def _data(data: Mapping[str, Any], info: Mapping[str, Any]) -> str:
     counts = info["n_neurons_dict"]
     channels, height, width = info["input_shape"]
     pixel = f", {info['pixel_um']} um per pixel" if info.get("pixel_um") else ""
-    unknown = [session for session, entry in data["sessions"].items() if entry["sha256"] is None]
     lines = [
         "## Data",
         f"Data set `{data['dataset']}`: {len(counts)} session(s), {sum(counts.values())} neurons; responses in "
@@ -82,8 +81,7 @@ def _data(data: Mapping[str, Any], info: Mapping[str, Any]) -> str:
         f"- Licence of the data: {data['licence'] or 'unknown, ask its authors'}",
         f"- Cite: {data['citation'] or 'unknown, ask its authors'}",
     ]
-    if unknown:
-        lines.append(f"- Checksums of the recordings are not known for {len(unknown)} of {len(counts)} session(s).")
+    lines += [f"- {note}" for note in data["notes"]]
     return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
 
 

@@ -74,13 +74,14 @@ def publish(
     scores: Path | None = None,
     data: Path | None = None,
     replace: bool = False,
+    data_changed: bool = False,
 ) -> Path:
     """Write members as a folder, several of them as an ensemble with a folder for each, and return it.
 
     `scores` is the scores.csv of their experiment; `data` the folder of their recordings with checksums, by default
     where the workflow has it beside the members' experiment. The folder appears whole or not at all. Raises
-    PublishError if it exists and `replace` is not set or it is no published model, or if scores and members do not
-    belong together.
+    PublishError if it exists and `replace` is not set or it is no published model, if scores and members do not
+    belong together, or, without `data_changed`, if a recording is no longer the one that a member was trained on.
     """
     if target.exists() and not replace:
         raise PublishError(f"{target} exists: choose another folder, or replace it (--replace)")
@@ -94,9 +95,9 @@ def publish(
     with _whole_folder(target) as folder:
         if len(loaded) == 1:
             path, member = loaded[0]
-            _write_member(folder, path, member, statement, scores, data)
+            _write_member(folder, path, member, statement, scores, data, data_changed)
         else:
-            _write_ensemble(folder, loaded, statement, scores, data)
+            _write_ensemble(folder, loaded, statement, scores, data, data_changed)
     return target
 
 
@@ -108,13 +109,18 @@ def _is_replaceable(target: Path) -> bool:
 
 
 def _write_ensemble(
-    folder: Path, loaded: Sequence[tuple[Path, Member]], statement: Statement, scores: Path | None, data: Path | None
+    folder: Path,
+    loaded: Sequence[tuple[Path, Member]],
+    statement: Statement,
+    scores: Path | None,
+    data: Path | None,
+    data_changed: bool,
 ) -> None:
     configs = {}
     for path, member in loaded:
         name = _name(member)
         own = Statement(f"{statement.name}, {name}", statement.licence, statement.author)
-        configs[name] = _write_member(folder / MEMBERS / name, path, member, own, scores, data)
+        configs[name] = _write_member(folder / MEMBERS / name, path, member, own, scores, data, data_changed)
     if len({json.dumps(sorted(config["data_info"]["n_neurons_dict"].items())) for config in configs.values()}) > 1:
         raise PublishError("the members were trained on different sessions, they are no ensemble")
     first = next(iter(configs.values()))
@@ -132,7 +138,13 @@ def _write_ensemble(
 
 
 def _write_member(
-    folder: Path, path: Path, member: Member, statement: Statement, scores: Path | None, data: Path | None
+    folder: Path,
+    path: Path,
+    member: Member,
+    statement: Statement,
+    scores: Path | None,
+    data: Path | None,
+    data_changed: bool,
 ) -> dict[str, Any]:
     """Write one member and return its config."""
     from safetensors.torch import save_file
@@ -153,7 +165,7 @@ def _write_member(
         "train": member.config,
         "data_info": {key: info[key] for key in kept if key in info} | statistics_to_json(info),
         "weights": {"sha256": file_sha256(folder / WEIGHTS_FILE), "member_sha256": file_sha256(path)},
-        "data": _describe_data(recordings, info),
+        "data": _describe_data(recordings, member, data_changed),
         "scores": _scores(scores, [name], name),
         "published_with": {"coread": code_version(), **library_versions()},
     }
@@ -201,17 +213,48 @@ def _data_folder(member: Path, info: Mapping[str, Any]) -> Path:
     return member.resolve().parents[3] / "data" / str(info.get("dataset"))
 
 
-def _describe_data(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return checksums, licence and citation of the recordings; null where the folder does not tell."""
+def _describe_data(folder: Path, member: Member, data_changed: bool) -> dict[str, Any]:
+    """Return checksums of the recordings as the member was trained on them, their licence and citation.
+
+    Raw files are those of the folder's recordings, told only where these are the recordings of the training. Raises
+    PublishError for one that has changed since, unless `data_changed`.
+    """
+    info, trained = member.data_info, member.recordings
     source = _source(folder, str(info.get("dataset")))
+    sessions = list(info["n_neurons_dict"])
+    present = {session: _digest(folder, session) for session in sessions}
+    unknown = [session for session in sessions if session not in trained]
+    changed = [
+        session for session in sessions if present[session] not in (None, trained.get(session, present[session]))
+    ]
+    if changed and not data_changed:
+        session = changed[0]
+        raise PublishError(
+            f"{folder / session}.sha256: the recording has changed since {_name(member)} was trained: its digest is "
+            f"{present[session]}, that of the training {trained[session]}; train again, or publish the checksums of "
+            "the training (--data-changed)"
+        )
+    same = [session for session in sessions if session in trained and present[session] == trained[session]]
     return {
         "dataset": info.get("dataset"),
         "licence": source.get("licence"),
         "citation": source.get("citation"),
         "sessions": {
-            session: {"sha256": _digest(folder, session), "raw_files": _raw_files(folder, session)}
-            for session in info["n_neurons_dict"]
+            session: {
+                "sha256": trained.get(session),
+                "raw_files": _raw_files(folder, session) if session in same else {},
+            }
+            for session in sessions
         },
+        "notes": [
+            f"Checksums of the recordings are {state} for {len(named)} of {len(sessions)} session(s): "
+            f"{', '.join(named)}."
+            for state, named in (
+                ("unknown, because the member does not keep them,", unknown),
+                ("of the training, but the publisher's recordings had changed since,", changed),
+            )
+            if named
+        ],
     }
 
 

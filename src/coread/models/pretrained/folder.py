@@ -35,6 +35,14 @@ def is_ensemble(folder: Path) -> bool:
     return _format(folder) == ENSEMBLE_FORMAT
 
 
+def is_whole(folder: Path) -> bool:
+    """Return whether every file of a published model or ensemble is there; what they hold is checked on reading."""
+    if is_ensemble(folder):
+        members = _read_config(folder).get("members", {})
+        return all(is_published(path) and is_whole(path) for path in (folder / MEMBERS / Path(m).name for m in members))
+    return is_published(folder) and (folder / WEIGHTS_FILE).is_file()
+
+
 def read_member(folder: Path, device: torch.device | str = "cpu") -> Member:
     """Return the published model as a member, in eval mode.
 
@@ -62,7 +70,14 @@ def read_member(folder: Path, device: torch.device | str = "cpu") -> Member:
         model.load_state_dict(load_file(path))
     except (RuntimeError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder}: the weights do not fit the settings ({error})") from error
-    return Member(model.to(device).eval(), config["train"], int(config["fold"]), int(config["seed"]), info)
+    fold, seed = int(config["fold"]), int(config["seed"])
+    return Member(model.to(device).eval(), config["train"], fold, seed, info, recordings=_digests(config))
+
+
+def _digests(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of the recordings that a config knows."""
+    sessions = config.get("data", {}).get("sessions", {})
+    return {session: str(entry["sha256"]) for session, entry in sessions.items() if entry.get("sha256")}
 
 
 def read_ensemble(folder: Path, device: torch.device | str = "cpu") -> list[Member]:

@@ -11,6 +11,7 @@ import yaml
 from coread.config import closest, config_directory
 from coread.data_io.download.dataset import download_dataset
 from coread.data_io.download.manifest import Manifest
+from coread.models.pretrained.folder import is_whole
 from coread.models.pretrained.safe_pickle import CheckpointError
 from coread.provenance import file_sha256
 
@@ -55,9 +56,10 @@ def is_hub_name(text: str) -> bool:
 
 
 def hub_folder(name: str, cache: Path) -> Path:
-    """Return the local copy of a hub repository; what is in the cache is used without any network.
+    """Return the local copy of a hub repository; what is in the cache whole is used without any network.
 
-    Raises CheckpointError if huggingface_hub is not installed or the repository cannot be had.
+    A copy that lacks files, of a download that was interrupted, is completed. Raises CheckpointError if huggingface_hub
+    is not installed or the repository cannot be had.
     """
     try:
         from huggingface_hub import snapshot_download
@@ -66,10 +68,13 @@ def hub_folder(name: str, cache: Path) -> Path:
     repository, _, revision = name.partition("@")
     options: dict[str, Any] = {"revision": revision or None, "cache_dir": cache / "hub"}
     try:
-        return Path(snapshot_download(repository, local_files_only=True, **options))
+        cached = Path(snapshot_download(repository, local_files_only=True, **options))
     except (OSError, ValueError):  # not in the cache; huggingface_hub's own errors are of these types
-        pass
+        cached = None
+    if cached is not None and is_whole(cached):
+        return cached
     try:
         return Path(snapshot_download(repository, **options))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{name}: no folder here, and not to be had from the hub ({error})") from error
+        here = "no folder here" if cached is None else f"{cached} is no whole model"
+        raise CheckpointError(f"{name}: {here}, and not to be had from the hub ({error})") from error
