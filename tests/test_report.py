@@ -292,10 +292,12 @@ def test_what_quality_filters_removed_is_told_with_all_sessions_first(results: P
     counts = pd.DataFrame({"step": ["cell_type", "quality"], "n_before": [9000, 70], "n_removed": [8930, 66]})
     try:
         write_recording(replace(make_recording(), session_info=session_info_of(counts)), folder / "a.h5")
-        table = Page(write(results)).tables["first_model-quality-table"]
+        text = write(results)
+        table = Page(text).tables["first_model-quality-table"]
     finally:
         left.unlink()
         write_recording(make_recording(), folder / "a.h5")
+    assert "A session in which no cell passes is no recording: its cells are in no row, the sums included." in text
     assert table == [
         ["session", "step", "cells before", "removed", "left"],
         ["all sessions", "cell_type", "9,000", "8,930", "70"],

@@ -107,7 +107,8 @@ def session_info_of(table: pd.DataFrame) -> dict[str, np.ndarray]:
 def tabulate(recordings: Sequence[Recording]) -> pd.DataFrame:
     """Return (session, step, n_before, n_removed, n_kept) of all sessions, and their sums as session ALL_SESSIONS.
 
-    Steps keep the order in which they were applied; recordings without filters do not appear.
+    Steps keep the order in which they were applied; recordings without filters do not appear. Nor do sessions in which
+    no cell passes, because they are no recordings: the sums are of the sessions that were kept.
     """
     tables = [
         pd.DataFrame(

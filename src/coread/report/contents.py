@@ -174,7 +174,8 @@ def _quality_table(sessions: Sequence[Recording]) -> Table | None:
     table = pd.concat([table[table["session"] == ALL_SESSIONS], table[table["session"] != ALL_SESSIONS]])
     named = table.rename(columns={"n_before": "cells before", "n_removed": "removed", "n_kept": "left"})
     caption = (
-        "Quality filters, in the order in which they were applied; each counts the cells that the ones before left."
+        "Quality filters, in the order in which they were applied; each counts the cells that the ones before left. A "
+        "session in which no cell passes is no recording: its cells are in no row, the sums included."
     )
     return make_table(named, caption=caption, filterable=True)
 
