@@ -454,7 +454,7 @@ def orphaned(trained: Campaign, tmp_path: Path) -> Campaign:
     head = copy.root / "logs/campaign/head.json"
     head.write_text(json.dumps({**json.loads(head.read_text()), "outcome": None}))
     records = list((copy.root / ".snakemake/metadata").iterdir())
-    forgotten = [path for path in records if "fold0" in json.loads(path.read_text())["log"][0]]
+    forgotten = [path for path in records if "train_member" in json.loads(path.read_text())["log"][0]]
     assert len(forgotten) == 3
     for path in forgotten:
         path.unlink()
