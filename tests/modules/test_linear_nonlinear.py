@@ -62,7 +62,7 @@ def test_neurons_without_average_keep_their_filters():
 
 def test_penalties_do_not_depend_on_the_population():
     readout = make(smooth_weight=1.0, temporal_smooth_weight=2.0, sparse_weight=3.0)
-    twice = LNPReadout(SHAPE, 8, None, 7, 2, smooth_weight=1.0, temporal_smooth_weight=2.0, sparse_weight=3.0)
+    twice = LNPReadout(SHAPE, 8, None, 1.0, 3.0, temporal_kernel_size=7, rank=2, temporal_smooth_weight=2.0)
     with torch.no_grad():
         twice.spatial_weights.copy_(readout.spatial_weights.repeat(2, 1, 1, 1, 1))
         twice.temporal_weights.copy_(readout.temporal_weights.repeat(2, 1, 1))

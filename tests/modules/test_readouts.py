@@ -59,7 +59,7 @@ CLASSES = [
 ]
 MULTI = {
     MultiGaussianMaskReadout: {},
-    MultiFactorizedReadout: PENALTIES,
+    MultiFactorizedReadout: {**PENALTIES, "readout_bias": True},
     MultiSampledGaussianReadout: {},
     MultiLNPReadout: {"temporal_kernel_size": 5},
     MultiSeparableLNPReadout: {"temporal_kernel_size": 5, "spat_kernel_size": (5, 5)},
@@ -376,3 +376,12 @@ def test_copies_and_pickles(cls: type[MultiReadoutBase]):
     x = torch.randn(1, *SHAPE)
     for copied in (copy.deepcopy(readout), pickle.loads(pickle.dumps(readout))):
         assert torch.equal(copied(x), readout(x))
+
+
+def test_roughness_of_free_masks_is_each_neurons_own() -> None:
+    readout = FactorizedReadout((3, 20, 8, 8), 2, 0.0, 0.0, 1.0)
+    with torch.no_grad():
+        readout.mask_weights.zero_()
+        readout.mask_weights[8 * 3 + 4, 0] = 1.0
+        readout.mask_weights[8 * 3 + 5, 1] = 1.0  # neighbours, if neurons were mixed up
+    assert readout.regularizer().item() == pytest.approx(20.0, abs=1e-3)

@@ -30,6 +30,12 @@ def test_roughness_does_not_depend_on_the_scale():
     torch.testing.assert_close(TimeLaplaceL23dnorm()(traces), TimeLaplaceL23dnorm()(100 * traces), rtol=1e-5, atol=0)
 
 
+def test_roughness_in_time_is_a_ratio_of_squares():
+    trace = torch.tensor([0.0, 1.0, 3.0, 2.0, -1.0])  # second differences 1, -3, -2, whose sum is not their power
+    found = TimeLaplaceL23dnorm(padding=0)(trace.view(1, 1, 5, 1, 1))
+    assert float(found) == pytest.approx((1 + 9 + 4) / (1 + 9 + 4 + 1), rel=1e-5)
+
+
 def test_group_sparsity_is_finite_at_zero():
     weights = torch.zeros(2, 3, 1, 2, 2, requires_grad=True)
     group_sparsity(weights).backward()

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 RATE_FLOOR = 1e-6  # a silent neuron's bias would start at minus infinity
 
@@ -67,3 +68,36 @@ def get_nonlinearity(name: str | Callable[[Tensor], Tensor]) -> Nonlinearity:
         if name in (nonlinearity.name, nonlinearity.function):
             return nonlinearity
     raise ValueError(f"unknown nonlinearity {name!r}, expected one of {sorted(NONLINEARITIES)}")
+
+
+class ParametrizedELU(nn.Module):
+    """ELU with learned shape: `c * x` above 0 and `a * (exp(x / b) - 1)` below."""
+
+    def __init__(self, a: float = 1.0, b: float = 1.0, c: float = 1.0, device: torch.device | str | None = None):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.tensor(float(value), device=device)) for value in (a, b, c))
+
+    def forward(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """Return the nonlinearity of every element."""
+        # of the negative part only: the branch not taken must not overflow, nor its gradient
+        below = self.a * torch.expm1(x.clamp(max=0.0) / self.b)
+        return torch.where(x > 0, self.c * x, below)
+
+
+class ParametrizedSoftplus(nn.Module):
+    """Softplus with learned shape: `w * softplus(a * x + b)`; `a` is learned only with `learn_a`."""
+
+    a: Tensor
+
+    def __init__(self, a: float = 1.0, b: float = 0.0, w: float = 1.0, learn_a: bool = False):
+        super().__init__()
+        self.w, self.b = nn.Parameter(torch.tensor(float(w))), nn.Parameter(torch.tensor(float(b)))
+        if learn_a:
+            self.a = nn.Parameter(torch.tensor(float(a)))
+        else:
+            # published states have no fixed slope
+            self.register_buffer("a", torch.tensor(float(a)), persistent=False)
+
+    def forward(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """Return the nonlinearity of every element."""
+        return self.w * F.softplus(self.a * x + self.b)

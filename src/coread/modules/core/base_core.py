@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coread.modules.layers.convolutions import (
-    SpaceTimeConv,
     STSeparableBatchConv3d,
     TimeIndependentConv3D,
     TorchFullConv3D,
@@ -25,6 +24,7 @@ from coread.modules.layers.regularizers import (
     temporal_smoothing,
 )
 from coread.modules.layers.scaling import Bias3DLayer
+from coread.modules.layers.space_time_conv import SpaceTimeConv
 
 
 class Core(nn.Module):
@@ -136,6 +136,20 @@ class ConvolutionalCore(Core):
             traces = first.conv.weight.movedim(2, -1).reshape(-1, 1, first.kernel_size[0], 1, 1)
             return self._input_weights_regularizer_temporal(traces, avg=self._average)
         raise TypeError(f"{type(first).__name__} has no temporal filter")
+
+    def temporal_laplace(self) -> Float[Tensor, ""]:
+        """Return the roughness in time of layer 0, for convolutions with free temporal filters.
+
+        Raises TypeError for "custom_separable", whose filters `temporal_smoothness` penalises by their frequencies, and
+        without temporal filters.
+        """
+        if isinstance(self.convolutions[0], STSeparableBatchConv3d):
+            raise TypeError("temporal_laplace is of free temporal filters; of sines and cosines: temporal_smoothness")
+        return self.temporal_smoothness()
+
+    def group_sparsity_0(self) -> Float[Tensor, ""]:
+        """Return the group sparsity over input channels, summed over all layers (the published name)."""
+        return self.group_sparsity(first_layer=0)
 
     def group_sparsity(self, first_layer: int = 1) -> Float[Tensor, ""]:
         """Return the group sparsity over input channels, summed over the layers from `first_layer` on."""
@@ -270,9 +284,10 @@ class SimpleCoreWrapper(ConvolutionalCore):
         return offset, stride
 
     def forward(
-        self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None
+        self, input_: Float[Tensor, "batch channel time height width"], data_key: str | None = None
     ) -> Float[Tensor, "batch feature out_time out_height out_width"]:
         """Return the feature maps, `lag` frames shorter than the stimulus."""
+        x = input_
         if self.color_squashing_layer is not None:
             x = self.color_squashing_layer(x)
         if self.downsample_input_kernel_size is not None:

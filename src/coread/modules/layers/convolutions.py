@@ -14,65 +14,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coread.modules.layers.padding import Padding, Sides, pad_sides, resolve_padding
+from coread.modules.layers.padding import Padding, pad_sides, resolve_padding
+from coread.modules.layers.regularizers import temporal_smoothing as temporal_smoothing  # a published place
+from coread.modules.layers.space_time_conv import LayerInput, SpaceTimeConv
 from coread.modules.layers.time_filters import block_length, correlate_pairs, correlate_shared
-
-LayerInput = Tensor | tuple[Tensor, str | None]
 
 # What writing, copying and reading back one element of an intermediate tensor costs, in multiply-adds
 # (fitted to measured times of the three ways below on a CPU core).
 ELEMENT_COST = 150
-
-
-class SpaceTimeConv(nn.Module):
-    """What the four convolutions share: sizes, lag and the temporal stretch (log speed) of each session.
-
-    `log_speed_dict` maps sessions to the log of a temporal stretch; a Parameter there is trained.
-    """
-
-    sides: Sides
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        log_speed_dict: Mapping[str, float | Tensor],
-        kernel_size: tuple[int, int, int],
-    ):
-        super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = kernel_size
-        self.lag = kernel_size[0] - 1
-        self._log_speed_sessions = tuple(key.removeprefix("log_speed_") for key in log_speed_dict)
-        for session, value in zip(self._log_speed_sessions, log_speed_dict.values(), strict=True):
-            if isinstance(value, nn.Parameter):
-                self.register_parameter(f"log_speed_{session}", value)
-            else:
-                self.register_buffer(f"log_speed_{session}", torch.as_tensor(value, dtype=torch.float32).reshape(1))
-
-    def log_speed(self, data_key: str | None) -> Tensor | None:
-        """Return a session's log speed; None, for the default, where the session has none."""
-        return getattr(self, f"log_speed_{data_key}") if data_key in self._log_speed_sessions else None
-
-    @property
-    def padding_before(self) -> tuple[int, int]:
-        """Rows of zeros above and columns of zeros left of the input."""
-        return self.sides[1][0], self.sides[2][0]
-
-    @property
-    def weight_grouped(self) -> Float[Tensor, "out in *kernel"]:
-        """Weights whose input groups the sparsity penalties compare."""
-        weight: Tensor = self.weight_spatial  # type: ignore[assignment]
-        return weight
-
-    def filters(self) -> Float[Tensor, "out in time height width"]:
-        """Return the dense filters between every pair of channels."""
-        return self.conv.weight  # type: ignore[union-attr, return-value]
-
-    @staticmethod
-    def _unpack(input_: LayerInput) -> tuple[Tensor, str | None]:
-        return (input_, None) if isinstance(input_, Tensor) else input_
 
 
 class TorchFullConv3D(SpaceTimeConv):
@@ -86,12 +35,14 @@ class TorchFullConv3D(SpaceTimeConv):
         temporal_kernel_size: int,
         spatial_kernel_size: int,
         spatial_kernel_size2: int | None = None,
+        stride: int = 1,
         padding: Padding = 0,
         bias: bool = True,
+        num_scans: int = 1,
         published_behaviour: bool = False,
     ):
         kernel_size = (temporal_kernel_size, spatial_kernel_size, spatial_kernel_size2 or spatial_kernel_size)
-        super().__init__(in_channels, out_channels, log_speed_dict, kernel_size)
+        super().__init__(in_channels, out_channels, log_speed_dict, kernel_size, stride, num_scans)
         self.register_buffer("_log_speed_default", torch.zeros(1))
         self.sides = resolve_padding(padding, kernel_size, published_behaviour)
         self.lag -= sum(self.sides[0])
@@ -129,12 +80,14 @@ class TorchSTSeparableConv3D(SpaceTimeConv):
         temporal_kernel_size: int,
         spatial_kernel_size: int,
         spatial_kernel_size2: int | None = None,
+        stride: int = 1,
         padding: Padding = 0,
         bias: bool = True,
+        num_scans: int = 1,
         published_behaviour: bool = False,
     ):
         kernel_size = (temporal_kernel_size, spatial_kernel_size, spatial_kernel_size2 or spatial_kernel_size)
-        super().__init__(in_channels, out_channels, log_speed_dict, kernel_size)
+        super().__init__(in_channels, out_channels, log_speed_dict, kernel_size, stride, num_scans)
         self.register_buffer("_log_speed_default", torch.zeros(1))
         space_kernel, time_kernel = (1, *kernel_size[1:]), (temporal_kernel_size, 1, 1)
         time, height, width = resolve_padding(padding, kernel_size)
@@ -181,12 +134,14 @@ class TimeIndependentConv3D(SpaceTimeConv):
         temporal_kernel_size: int,
         spatial_kernel_size: int,
         spatial_kernel_size2: int | None = None,
+        stride: int = 1,
         padding: Padding = 0,
         bias: bool = True,
+        num_scans: int = 1,
         published_behaviour: bool = False,
     ):
         kernel_size = (1, spatial_kernel_size, spatial_kernel_size2 or spatial_kernel_size)
-        super().__init__(in_channels, out_channels, log_speed_dict, kernel_size)
+        super().__init__(in_channels, out_channels, log_speed_dict, kernel_size, stride, num_scans)
         self.sides = resolve_padding(padding, kernel_size, published_behaviour)
         self.lag -= sum(self.sides[0])
         self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, bias=bias)
@@ -205,8 +160,8 @@ class TimeIndependentConv3D(SpaceTimeConv):
 class STSeparableBatchConv3d(SpaceTimeConv):
     """A rank-one filter, spatial times temporal, per pair of input and output channel (Hoefling et al. 2024).
 
-    The temporal filter is a weighted sum of masked sines and cosines, a third of its length each (at least one;
-    `published_behaviour=True` has none below a length of three, where the output is zero).
+    The temporal filter is a weighted sum of masked sines and cosines, its length over `subsampling_factor` of each (at
+    least one; `published_behaviour=True` has none where the filter is shorter, and the output is zero).
 
     The dense filters `weight` are rarely expanded: either every pair is filtered in space and then in time, or the
     input is filtered with the temporal basis functions that all pairs share and then in space. Both give the dense
@@ -225,15 +180,20 @@ class STSeparableBatchConv3d(SpaceTimeConv):
         temporal_kernel_size: int,
         spatial_kernel_size: int,
         spatial_kernel_size2: int | None = None,
+        stride: int = 1,
         padding: Padding = 0,
+        num_scans: int = 1,
         bias: bool = True,
+        subsampling_factor: int = 3,
         published_behaviour: bool = False,
     ):
         kernel_size = (temporal_kernel_size, spatial_kernel_size, spatial_kernel_size2 or spatial_kernel_size)
-        super().__init__(in_channels, out_channels, log_speed_dict, kernel_size)
+        super().__init__(in_channels, out_channels, log_speed_dict, kernel_size, stride, num_scans)
         self.sides = resolve_padding(padding, kernel_size, published_behaviour)
         self.lag -= sum(self.sides[0])
-        n_frequencies = temporal_kernel_size // 3
+        if subsampling_factor < 1:
+            raise ValueError(f"subsampling_factor must be at least 1, got {subsampling_factor}")
+        n_frequencies = temporal_kernel_size // subsampling_factor
         if n_frequencies == 0 and published_behaviour:
             warnings.warn(f"{temporal_kernel_size=} has no temporal basis, the output is zero", stacklevel=2)
         elif n_frequencies == 0:
@@ -254,15 +214,19 @@ class STSeparableBatchConv3d(SpaceTimeConv):
     @staticmethod
     def temporal_basis(
         stretches: Float[Tensor, "1"],
-        T: int,  # noqa: N803
+        length: int,
+        subsampling_factor: int = 3,
         n_frequencies: int | None = None,
     ) -> tuple[Float[Tensor, "frequency time"], Float[Tensor, "frequency time"]]:
-        """Return masked sines and cosines of 0, 1, ... periods over `T` frames, the current frame last."""
-        n_frequencies = T // 3 if n_frequencies is None else n_frequencies
-        time = torch.arange(-T, 0, dtype=stretches.dtype, device=stretches.device)
+        """Return masked sines and cosines of 0, 1, ... periods over `length` frames, the current frame last.
+
+        There are `n_frequencies` of each, by default `length // subsampling_factor`.
+        """
+        n_frequencies = length // subsampling_factor if n_frequencies is None else n_frequencies
+        time = torch.arange(-length, 0, dtype=stretches.dtype, device=stretches.device)
         frequencies = torch.arange(n_frequencies, dtype=stretches.dtype, device=stretches.device)
-        phase = frequencies[:, None] * (2 * math.pi / T) * stretches * time
-        mask = STSeparableBatchConv3d.mask_tf(time, stretches, T)
+        phase = frequencies[:, None] * (2 * math.pi / length) * stretches * time
+        mask = STSeparableBatchConv3d.mask_tf(time, stretches, length)
         return mask * torch.sin(phase), mask * torch.cos(phase)
 
     def _compute_basis(self, log_speed: Tensor) -> Float[Tensor, "function time"]:
@@ -271,7 +235,7 @@ class STSeparableBatchConv3d(SpaceTimeConv):
         Computed in float64, to lose nothing to rounding.
         """
         stretch = torch.exp(log_speed.double())
-        sines, cosines = self.temporal_basis(stretch, self.kernel_size[0], self.sin_weights.shape[2])
+        sines, cosines = self.temporal_basis(stretch, self.kernel_size[0], n_frequencies=self.sin_weights.shape[2])
         return torch.cat([sines[1:], cosines]).to(self.sin_weights.dtype)
 
     def temporal_basis_of(self, data_key: str | None = None) -> Float[Tensor, "function time"]:
@@ -356,9 +320,16 @@ def compute_temporal_kernel(
     sin_weights: Float[Tensor, "out in frequency"],
     cos_weights: Float[Tensor, "out in frequency"],
     length: int,
+    subsampling_factor: int | None = None,
 ) -> Float[Tensor, "out in time 1 1"]:
-    """Return the temporal filters of weights on the masked sines and cosines."""
-    sines, cosines = STSeparableBatchConv3d.temporal_basis(torch.exp(log_speed), length, sin_weights.shape[2])
+    """Return the temporal filters of weights on the masked sines and cosines.
+
+    Raises ValueError if there are not `length // subsampling_factor` weights, where a factor is given.
+    """
+    n_frequencies = sin_weights.shape[2]
+    if subsampling_factor is not None and n_frequencies != length // subsampling_factor:
+        raise ValueError(f"{n_frequencies} weights for {length=} and {subsampling_factor=}")
+    sines, cosines = STSeparableBatchConv3d.temporal_basis(torch.exp(log_speed), length, n_frequencies=n_frequencies)
     return (sin_weights @ sines + cos_weights @ cosines)[..., None, None]
 
 

@@ -111,9 +111,11 @@ class GRU_Module(nn.Module):  # noqa: N801 (the published name)
         super().__init__()
         self.gru = ConvGRUCell(input_channels, rec_channels, input_kern, rec_kern, groups, gamma_rec, pad_input)
 
-    def forward(self, input_: LayerInput) -> Float[Tensor, "batch state time out_height out_width"]:
-        """Return the state after every frame; raises ValueError for an input that is not five-dimensional."""
+    def forward(self, input_: LayerInput) -> Float[Tensor, "*batch state time out_height out_width"]:
+        """Return the state after every frame, for a batch or for one stimulus without that axis; raises ValueError."""
         x = input_ if isinstance(input_, Tensor) else input_[0]
+        if x.ndim == 4:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
         if x.ndim != 5:
             raise ValueError(f"need (batch, channel, time, height, width), got {tuple(x.shape)}")
         # the input's share of the gates needs no loop; the recurrence does

@@ -1,5 +1,7 @@
 """Penalties on filters and masks: Laplacian roughness relative to the filter's power, and group sparsity."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -7,18 +9,41 @@ from torch import Tensor, nn
 
 LAPLACE_1D = ((-1.0, 2.0, -1.0),)
 LAPLACE_3X3 = ((0.0, -1.0, 0.0), (-1.0, 4.0, -1.0), (0.0, -1.0, 0.0))
+# Laplacians of a Gaussian by size, in the usual integer approximations; their sign is that of the second derivative
+LAPLACE_5X5 = (
+    (0.0, 0.0, 1.0, 0.0, 0.0),
+    (0.0, 1.0, 2.0, 1.0, 0.0),
+    (1.0, 2.0, -16.0, 2.0, 1.0),
+    (0.0, 1.0, 2.0, 1.0, 0.0),
+    (0.0, 0.0, 1.0, 0.0, 0.0),
+)
+LAPLACE_7X7 = (
+    (0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0),
+    (0.0, 1.0, 3.0, 3.0, 3.0, 1.0, 0.0),
+    (1.0, 3.0, 0.0, -7.0, 0.0, 3.0, 1.0),
+    (1.0, 3.0, -7.0, -24.0, -7.0, 3.0, 1.0),
+    (1.0, 3.0, 0.0, -7.0, 0.0, 3.0, 1.0),
+    (0.0, 1.0, 3.0, 3.0, 3.0, 1.0, 0.0),
+    (0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0),
+)
+LAPLACE_2D = {3: LAPLACE_3X3, 5: LAPLACE_5X5, 7: LAPLACE_7X7}
 EPSILON = 1e-6
 
 
 class Laplace(nn.Module):
-    """Discrete 2-D Laplacian of a stack of images `(image, 1, height, width)`; `padding=None` keeps their size."""
+    """Discrete 2-D Laplacian of a stack of images `(image, 1, height, width)`; `padding=None` keeps their size.
+
+    `filter_size` is 3, or 5 or 7 for Laplacians that are smoothed. Raises ValueError for another.
+    """
 
     filter: Tensor
 
-    def __init__(self, padding: int | None = None, persistent_buffer: bool = True):
+    def __init__(self, padding: int | None = None, filter_size: int = 3, persistent_buffer: bool = True):
         super().__init__()
-        self.register_buffer("filter", torch.tensor(LAPLACE_3X3)[None, None], persistent=persistent_buffer)
-        self.padding_size = 1 if padding is None else padding
+        if filter_size not in LAPLACE_2D:
+            raise ValueError(f"filter_size must be one of {sorted(LAPLACE_2D)}, got {filter_size}")
+        self.register_buffer("filter", torch.tensor(LAPLACE_2D[filter_size])[None, None], persistent=persistent_buffer)
+        self.padding_size = filter_size // 2 if padding is None else padding
 
     def forward(self, x: Float[Tensor, "image 1 height width"]) -> Float[Tensor, "image 1 out_height out_width"]:
         """Return the Laplacian of every image."""
@@ -89,6 +114,41 @@ class LaplaceL2norm(nn.Module):
         return _relative_power(self.laplace(images), images, avg)
 
 
+class GaussianLaplaceL2(nn.Module):
+    """Roughness in space of masks `(out, in, height, width)` that counts more the further from the centre.
+
+    The squared Laplacian is weighted by the square of 1 minus a Gaussian around the centre of the mask, which is 1 at
+    its peak and 0 at the corners, of standard deviation a quarter of the shorter side. `kernel` is the size of masks.
+    """
+
+    gaussian2d: Tensor
+
+    def __init__(self, kernel: int | Sequence[int], padding: int | None = None):
+        super().__init__()
+        self.laplace = Laplace(padding=padding)
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        self.kernel = (int(height), int(width))
+        self.register_buffer("gaussian2d", centred_bump(*self.kernel, sigma=min(self.kernel) / 4), persistent=False)
+
+    def forward(self, x: Float[Tensor, "out in height width"], avg: bool = False) -> Float[Tensor, ""]:
+        """Return the scalar penalty; raises ValueError for masks of another size, or a padding that changes it."""
+        images = x.reshape(-1, 1, *x.shape[2:])
+        filtered = self.laplace(images)
+        if filtered.shape[2:] != self.kernel or x.shape[2:] != self.kernel:
+            raise ValueError(
+                f"masks must be {self.kernel} before and after their Laplacian, got {tuple(x.shape[2:])} and "
+                f"{tuple(filtered.shape[2:])}"
+            )
+        return _relative_power(filtered * (1 - self.gaussian2d), images, avg)
+
+
+def centred_bump(height: int, width: int, sigma: float) -> Float[Tensor, "height width"]:
+    """Return a circular Gaussian around the centre of an image, moved and scaled to run from 0 to 1."""
+    y, x = (torch.arange(size) - (size - 1) / 2 for size in (height, width))
+    bump = torch.exp(-(y.square()[:, None] + x.square()) / (2 * sigma**2))
+    return (bump - bump.min()) / (bump.max() - bump.min())
+
+
 def group_sparsity(weight: Float[Tensor, "out in *kernel"]) -> Float[Tensor, ""]:
     """Sum over output channels of the L1 norm over the L2 norm of their input groups.
 
@@ -100,8 +160,8 @@ def group_sparsity(weight: Float[Tensor, "out in *kernel"]) -> Float[Tensor, ""]
 
 
 def temporal_smoothing(
-    sin_weights: Float[Tensor, "out in frequency"], cos_weights: Float[Tensor, "out in frequency"]
+    sin: Float[Tensor, "out in frequency"], cos: Float[Tensor, "out in frequency"]
 ) -> Float[Tensor, ""]:
     """Power of temporal basis weights, high frequencies counting more, per output channel (Hoefling et al. 2024)."""
-    ramp = torch.linspace(0.1, 0.9, sin_weights.shape[2], device=sin_weights.device, dtype=sin_weights.dtype)
-    return ((ramp * sin_weights).square().sum() + (ramp * cos_weights).square().sum()) / sin_weights.shape[0]
+    ramp = torch.linspace(0.1, 0.9, sin.shape[2], device=sin.device, dtype=sin.dtype)
+    return ((ramp * sin).square().sum() + (ramp * cos).square().sum()) / sin.shape[0]

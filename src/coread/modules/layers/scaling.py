@@ -19,6 +19,18 @@ class Bias3DLayer(nn.Module):
         return x + self.bias
 
 
+class Scale2DLayer(nn.Module):
+    """Multiplies each channel of images by one learned number."""
+
+    def __init__(self, num_channels: int, initial: float = 1.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1, num_channels, 1, 1), float(initial)))
+
+    def forward(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height width"]:
+        """Return the scaled input."""
+        return x * self.scale
+
+
 class Scale3DLayer(nn.Module):
     """Multiplies each channel by one learned number."""
 

@@ -1,7 +1,7 @@
 """What the readouts of one session share."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,20 @@ from torch import Tensor, nn
 
 from coread.modules.nonlinearities import Nonlinearity
 
+if TYPE_CHECKING:
+    from coread.modules.readout.cloned import ClonedReadout
+
+__all__ = ["ClonedReadout", "Readout", "Reduction", "projected_clamp", "weighted"]
+
 Reduction = Literal["sum", "mean"]
+
+
+def __getattr__(name: str) -> Any:
+    """Find `ClonedReadout`, which stands in a module of its own, under the module name that was published."""
+    if name != "ClonedReadout":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # not importlib, whose imports are missing in Python's import log
+    return __import__("coread.modules.readout.cloned", fromlist=[name]).ClonedReadout
 
 
 class ProjectedClamp(torch.autograd.Function):
@@ -79,9 +92,17 @@ class Readout(nn.Module):
         """Return the weighted terms of the penalty by name, those with weight zero left out."""
         raise NotImplementedError
 
-    def regularizer(self, reduction: Reduction = "sum") -> Float[Tensor, ""]:
-        """Return the penalty to add to the loss: the sum of `penalties`."""
+    def regularizer(self, reduction: Reduction = "sum", average: bool | None = None) -> Float[Tensor, ""]:
+        """Return the penalty to add to the loss: the sum of `penalties`; `average` stands for "mean" or "sum"."""
+        if average is not None:
+            reduction = "mean" if average else "sum"
         return torch.stack([torch.zeros((), device=self.device), *self.penalties(reduction).values()]).sum()
+
+    def apply_reduction(self, x: Float[Tensor, "..."], reduction: Reduction | None = "mean") -> Float[Tensor, "..."]:
+        """Return the mean or sum of all elements, or `x` itself for None; raises ValueError for another name."""
+        if reduction not in ("mean", "sum", None):
+            raise ValueError(f"reduction must be 'mean', 'sum' or None, got {reduction!r}")
+        return x if reduction is None else getattr(x, reduction)()
 
     @property
     def device(self) -> torch.device:

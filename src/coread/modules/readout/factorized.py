@@ -116,8 +116,16 @@ class FactorizedReadout(Readout):
             weights = weights / torch.sqrt(weights.square().sum(0, keepdim=True) + 1e-5)
         return weights
 
-    def forward(self, x: Float[Tensor, "batch channel time height width"]) -> Float[Tensor, "batch time neuron"]:
-        """Return the responses; raises ValueError for feature maps of another size."""
+    @torch.no_grad()
+    def apply_constraints(self) -> None:
+        """Overwrite the parameters by the values that are used; the responses do not change, learning may."""
+        self.mask_weights.copy_(self.constrained_mask)
+        self.feature_weights.copy_(self.constrained_weights)
+
+    def forward(
+        self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None
+    ) -> Float[Tensor, "batch time neuron"]:
+        """Return the responses, the same for any `data_key`; raises ValueError for feature maps of another size."""
         if x.shape[3:] != self.mask_size:
             raise ValueError(f"feature maps are {tuple(x.shape[3:])}, the readout was made for {self.mask_size}")
         seen = x.flatten(3) @ self.constrained_mask
@@ -165,7 +173,7 @@ class MultiFactorizedReadout(MultiReadoutBase):
         mask_l1_reg: float,
         weights_l1_reg: float,
         laplace_mask_reg: float,
-        readout_bias: bool = True,
+        readout_bias: bool = False,
         weights_constraint: WeightsConstraint | None = None,
         mask_constraint: Literal["abs"] | None = None,
         init_mask: Float[Tensor, "neuron 1 height width"] | None = None,

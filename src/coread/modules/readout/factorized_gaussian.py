@@ -62,9 +62,9 @@ class GaussianMaskReadout(Readout):
         n_channels, _, height, width = self.in_shape
         self.mask_mean = nn.Parameter(torch.zeros(outdims, 2))
         self.mask_log_var = nn.Parameter(torch.zeros(outdims))
-        extent_y, extent_x = self.grid_extent
-        self.register_buffer("grid_y", torch.linspace(-extent_y, extent_y, height), persistent=False)
-        self.register_buffer("grid_x", torch.linspace(-extent_x, extent_x, width), persistent=False)
+        grid_y, grid_x = grid_axes(height, width)
+        self.register_buffer("grid_y", grid_y, persistent=False)
+        self.register_buffer("grid_x", grid_x, persistent=False)
         self.features = nn.Parameter(torch.normal(1 / n_channels, 0.01, size=(1, n_channels, 1, outdims)))
         if scale:
             self.scale_param = nn.Parameter(torch.normal(1.0, 0.01, size=(outdims,)))
@@ -87,6 +87,12 @@ class GaussianMaskReadout(Readout):
         """Published form of the grid, (y, x) of every pixel, the same for every neuron."""
         pixels = torch.stack(torch.meshgrid(self.grid_y, self.grid_x, indexing="ij"), dim=2)
         return pixels.expand(self.outdims, -1, -1, -1)
+
+    @staticmethod
+    def make_mask_grid(outdims: int, w: int, h: int) -> Float[Tensor, "neuron w h 2"]:
+        """Return the `grid` of a readout for feature maps of `w` rows and `h` columns (the published names)."""
+        pixels = torch.stack(torch.meshgrid(*grid_axes(w, h), indexing="ij"), dim=2)
+        return pixels.expand(outdims, -1, -1, -1)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Save the grid too, as one view for all neurons, because published state dicts have it."""
@@ -161,6 +167,13 @@ class GaussianMaskReadout(Readout):
         if sigma is not None:
             log_variance = 2 * torch.log(torch.as_tensor(sigma, dtype=torch.float32, device="cpu"))
             self.mask_log_var.copy_((log_variance / self.gaussian_var_scale).expand(self.outdims))
+
+
+def grid_axes(height: int, width: int) -> tuple[Float[Tensor, " height"], Float[Tensor, " width"]]:
+    """Return the grid coordinates of rows and columns: -1 to 1 along the longer side."""
+    longer = max(height, width)
+    y, x = (torch.linspace(-size / longer, size / longer, size) for size in (height, width))
+    return y, x
 
 
 class MultiGaussianMaskReadout(MultiReadoutBase):

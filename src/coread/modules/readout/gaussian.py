@@ -192,6 +192,11 @@ class PointGaussianReadout(Readout):
         return projected_clamp(mu, -1.0, 1.0)
 
     @property
+    def mu_dispersion(self) -> Float[Tensor, ""]:
+        """Standard deviation of the mean points over neurons, summed over x and y."""
+        return self.mu[0, :, 0].std(0).sum()
+
+    @property
     def grid(self) -> Float[Tensor, "1 neuron 1 2"]:
         """The points that evaluation mode reads."""
         return self.sample_grid(1, sample=False)

@@ -28,18 +28,20 @@ class LNPReadout(Readout):
         in_shape: `(channel, time, height, width)` of the stimulus.
         outdims: number of neurons.
         mean_activity: mean response `(neuron,)`, from which the bias starts.
+        smooth_weight: weight of the spatial roughness of the filters relative to their power.
+        sparse_weight: weight of the mean absolute spatial weight.
+        smooth_regularizer: how spatial roughness is taken: "LaplaceL2norm", the only one.
+        laplace_padding: pixels added around the filters before their roughness is taken; None keeps their size.
+        nonlinearity: "softplus", "exp" (the published default), "elu1" or "identity".
+        bias: learn an offset per neuron; the published default is none.
         temporal_kernel_size: frames per filter.
         rank: number of space-time products per filter.
-        smooth_weight: weight of the spatial roughness of the filters relative to their power.
-        temporal_smooth_weight: weight of their roughness in time relative to their power.
-        sparse_weight: weight of the mean absolute spatial weight.
-        nonlinearity: "softplus", "exp", "elu1" or "identity".
-        bias: learn an offset per neuron.
-        laplace_padding: pixels added around the filters before their roughness is taken; None keeps their size.
+        temporal_smooth_weight: weight of the roughness of the filters in time relative to their power.
         published_behaviour: openretina 1.1.1: copy the mean rate into the bias; roughness of all filters together over
             their power together.
 
-    Penalties are means over neurons. Raises ValueError for a rank that is more than the number of frames.
+    Penalties are means over neurons. The arguments from `temporal_kernel_size` on are not among the published ones.
+    Raises ValueError for a rank that is more than the number of frames, or another `smooth_regularizer`.
 
     """
 
@@ -48,17 +50,20 @@ class LNPReadout(Readout):
         in_shape: Sequence[int],
         outdims: int,
         mean_activity: Float[Tensor, " neuron"] | None = None,
-        temporal_kernel_size: int = 21,
-        rank: int = 1,
         smooth_weight: float = 0.0,
-        temporal_smooth_weight: float = 0.0,
         sparse_weight: float = 0.0,
+        smooth_regularizer: str = "LaplaceL2norm",
+        laplace_padding: int | None = None,
         nonlinearity: str | Callable[[Tensor], Tensor] = "softplus",
         bias: bool = True,
-        laplace_padding: int | None = None,
+        temporal_kernel_size: int = 21,
+        rank: int = 1,
+        temporal_smooth_weight: float = 0.0,
         published_behaviour: bool = False,
     ):
         super().__init__(in_shape, outdims, get_nonlinearity(nonlinearity), published_behaviour)
+        if smooth_regularizer != "LaplaceL2norm":
+            raise ValueError(f"smooth_regularizer must be 'LaplaceL2norm', got {smooth_regularizer!r}")
         if not 1 <= rank <= temporal_kernel_size:
             raise ValueError(f"need 1 <= rank <= temporal_kernel_size, got {rank} and {temporal_kernel_size}")
         self.lag = temporal_kernel_size - 1
@@ -80,8 +85,13 @@ class LNPReadout(Readout):
         """The space-time filters, the current frame first."""
         return torch.einsum("nkt,nkchw->ntchw", self.temporal_weights, self.spatial_weights).flip(1)
 
-    def forward(self, x: Float[Tensor, "batch channel time height width"]) -> Float[Tensor, "batch out_time neuron"]:
-        """Return the responses; raises ValueError for a stimulus of another size or shorter than the filters."""
+    def forward(
+        self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None
+    ) -> Float[Tensor, "batch out_time neuron"]:
+        """Return the responses, the same for any `data_key`.
+
+        Raises ValueError for a stimulus of another size or shorter than the filters.
+        """
         if (x.shape[1], *x.shape[3:]) != (self.in_shape[0], *self.in_shape[2:]) or x.shape[2] <= self.lag:
             raise ValueError(
                 f"stimulus is {tuple(x.shape[1:])}, the readout needs {self.in_shape} with more than {self.lag} frames"
@@ -91,14 +101,23 @@ class LNPReadout(Readout):
         y = y if self.bias is None else y + self.bias[:, None]
         return self.nonlinearity(y).transpose(1, 2)
 
+    def weights_l1(self, average: bool = True) -> Float[Tensor, ""]:
+        """Return the mean (or sum) of the absolute spatial weights."""
+        weights = self.spatial_weights.abs()
+        return weights.mean() if average else weights.sum()
+
+    def laplace(self) -> Float[Tensor, ""]:
+        """Return the spatial roughness of the filters relative to their power, averaged over neurons."""
+        images = self.spatial_weights.flatten(0, 2).unsqueeze(1)
+        return self._roughness(self._laplace(images), images)
+
     def penalties(self, reduction: Reduction = "sum") -> dict[str, Float[Tensor, ""]]:
         """Return the penalties on the filters; both reductions are the mean over neurons."""
-        images = self.spatial_weights.flatten(0, 2).unsqueeze(1)
         traces = self.temporal_weights.flatten(0, 1).unsqueeze(1)
         return weighted(
-            smooth=(self.smooth_weight, lambda: self._roughness(self._laplace(images), images)),
+            smooth=(self.smooth_weight, self.laplace),
             temporal_smooth=(self.temporal_smooth_weight, lambda: self._roughness(self._laplace_time(traces), traces)),
-            sparse=(self.sparse_weight, lambda: self.spatial_weights.abs().mean()),
+            sparse=(self.sparse_weight, self.weights_l1),
         )
 
     def _roughness(self, filtered: Tensor, original: Tensor) -> Float[Tensor, ""]:
@@ -153,14 +172,15 @@ class MultiLNPReadout(MultiReadoutBase):
         self,
         in_shape: Sequence[int],
         n_neurons_dict: Mapping[str, int],
-        temporal_kernel_size: int = 21,
-        rank: int = 1,
         smooth_weight: float = 0.0,
-        temporal_smooth_weight: float = 0.0,
         sparse_weight: float = 0.0,
+        smooth_regularizer: str = "LaplaceL2norm",
+        laplace_padding: int | None = None,
         nonlinearity: str | Callable[[Tensor], Tensor] = "softplus",
         bias: bool = True,
-        laplace_padding: int | None = None,
+        temporal_kernel_size: int = 21,
+        rank: int = 1,
+        temporal_smooth_weight: float = 0.0,
         mean_activity_dict: Mapping[str, Float[Tensor, " neuron"]] | None = None,
         readout_reg_avg: bool = False,
         clone_readout: bool = False,
@@ -172,14 +192,15 @@ class MultiLNPReadout(MultiReadoutBase):
             mean_activity_dict=mean_activity_dict,
             clone_readout=clone_readout,
             readout_reg_avg=readout_reg_avg,
-            temporal_kernel_size=temporal_kernel_size,
-            rank=rank,
             smooth_weight=smooth_weight,
-            temporal_smooth_weight=temporal_smooth_weight,
             sparse_weight=sparse_weight,
+            smooth_regularizer=smooth_regularizer,
+            laplace_padding=laplace_padding,
             nonlinearity=nonlinearity,
             bias=bias,
-            laplace_padding=laplace_padding,
+            temporal_kernel_size=temporal_kernel_size,
+            rank=rank,
+            temporal_smooth_weight=temporal_smooth_weight,
             published_behaviour=published_behaviour,
         )
 

@@ -1,0 +1,68 @@
+"""What the space-time convolutions share: sizes, lag and the temporal stretch of each session."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from coread.modules.layers.padding import Sides
+
+LayerInput = Tensor | tuple[Tensor, str | None]
+
+
+class SpaceTimeConv(nn.Module):
+    """What the four convolutions share: sizes, lag and the temporal stretch (log speed) of each session.
+
+    `log_speed_dict` maps sessions to the log of a temporal stretch; a Parameter there is trained.
+    """
+
+    sides: Sides
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        log_speed_dict: Mapping[str, float | Tensor],
+        kernel_size: tuple[int, int, int],
+        stride: int = 1,
+        num_scans: int = 1,
+    ):
+        super().__init__()
+        if (stride, num_scans) != (1, 1):
+            raise ValueError(
+                f"stride and num_scans can only be 1, as in every published model: {stride=}, {num_scans=}"
+            )
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel_size
+        self.lag = kernel_size[0] - 1
+        self._log_speed_sessions = tuple(key.removeprefix("log_speed_") for key in log_speed_dict)
+        for session, value in zip(self._log_speed_sessions, log_speed_dict.values(), strict=True):
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(f"log_speed_{session}", value)
+            else:
+                self.register_buffer(f"log_speed_{session}", torch.as_tensor(value, dtype=torch.float32).reshape(1))
+
+    def log_speed(self, data_key: str | None) -> Tensor | None:
+        """Return a session's log speed; None, for the default, where the session has none."""
+        return getattr(self, f"log_speed_{data_key}") if data_key in self._log_speed_sessions else None
+
+    @property
+    def padding_before(self) -> tuple[int, int]:
+        """Rows of zeros above and columns of zeros left of the input."""
+        return self.sides[1][0], self.sides[2][0]
+
+    @property
+    def weight_grouped(self) -> Float[Tensor, "out in *kernel"]:
+        """Weights whose input groups the sparsity penalties compare."""
+        weight: Tensor = self.weight_spatial  # type: ignore[assignment]
+        return weight
+
+    def filters(self) -> Float[Tensor, "out in time height width"]:
+        """Return the dense filters between every pair of channels."""
+        return self.conv.weight  # type: ignore[union-attr, return-value]
+
+    @staticmethod
+    def _unpack(input_: LayerInput) -> tuple[Tensor, str | None]:
+        return (input_, None) if isinstance(input_, Tensor) else input_
