@@ -183,6 +183,28 @@ class ResponsesTrainTestSplit:
                 )
 
 
+@dataclass
+class DatasetStatistics:
+    """How many different frames, and pairs of consecutive ones, loaders show; of test movies by name.
+
+    `dataset_statistics.compute_dataloader_statistics` counts them.
+    """
+
+    unique_train_frames: int
+    unique_val_frames: int
+    unique_train_val_frames: int
+    unique_test_frames: dict[str, int]
+    unique_train_transitions: int
+    unique_val_transitions: int
+    unique_test_transitions: dict[str, int]
+    n_sessions: int
+
+    @classmethod
+    def empty(cls) -> "DatasetStatistics":
+        """Return the statistics of no loader at all."""
+        return cls(0, 0, 0, {}, 0, 0, {}, 0)
+
+
 def get_n_neurons_per_session(responses_dict: Mapping[str, ResponsesTrainTestSplit]) -> dict[str, int]:
     """Return the number of neurons of every session."""
     return {session: responses.n_neurons for session, responses in responses_dict.items()}

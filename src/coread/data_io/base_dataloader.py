@@ -8,32 +8,34 @@ every pass, whatever their length.
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Int
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from coread.data_io.base import ContainerError, MoviesTrainTestSplit, ResponsesTrainTestSplit, movies_of
 from coread.data_io.conversion import TRAIN_MOVIE, normalisation, recordings_from_containers
 from coread.data_io.dataloader import Runs, SessionWindows, tile_evenly, tile_randomly
-from coread.data_io.splits import TRAIN, published_clips
+from coread.data_io.movie_windows import MovieDataSet, MovieSampler, generate_movie_splits
+from coread.data_io.points import DataPoint
+from coread.data_io.splits import TRAIN, published_clip_order
 from coread.data_io.statistics import Statistics
 from coread.recording import Recording
 
-
-class DataPoint(NamedTuple):
-    """A batch of windows; a model with a lag answers all but the first `lag` bins of `targets`."""
-
-    inputs: Float[Tensor, "batch channel time height width"]
-    targets: Float[Tensor, "batch time neuron"]
-
-    @property
-    def mask(self) -> Bool[Tensor, "batch time"]:
-        """Every bin counts."""
-        return torch.ones(self.targets.shape[:2], dtype=torch.bool, device=self.targets.device)
+__all__ = [
+    "DataPoint",
+    "MovieDataSet",
+    "MovieSampler",
+    "OrderedWindows",
+    "ShuffledWindows",
+    "WindowDataset",
+    "cut_at_clips",
+    "generate_movie_splits",
+    "multiple_movies_dataloaders",
+    "training_bins",
+]
 
 
 def multiple_movies_dataloaders(
@@ -50,8 +52,9 @@ def multiple_movies_dataloaders(
     """Return the loaders of every session.
 
     The training movie is cut into clips of `clip_length` frames; `val_clip_indices`, or else the published draw of
-    `num_val_clips` from `seed`, are validation clips, one sample each. Training samples are `train_chunk_size` frames
-    of the rest; they stay inside a clip unless `allow_over_boundaries`, and inside a run of consecutive frames always.
+    `num_val_clips` from `seed`, are validation clips, one sample each, in this order. Training samples are
+    `train_chunk_size` frames of the rest; they stay inside a clip unless `allow_over_boundaries`, and inside a run of
+    consecutive frames always.
     Every test movie is one sample. Raises ContainerError that names the session, also where responses are not finite.
     """
     clips = _Clips(clip_length, num_val_clips, seed, val_clip_indices)
@@ -101,7 +104,7 @@ class WindowDataset(Dataset):
 
 
 class OrderedWindows(Sampler[Runs]):
-    """Batches of windows that cover runs once, in order of time."""
+    """Batches of windows that cover runs once, in the order of the runs."""
 
     def __init__(self, runs: Runs, length: int, batch_size: int) -> None:
         self.windows, self.batch_size = tile_evenly(runs, length), batch_size
@@ -156,13 +159,19 @@ class _Clips:
 
     def held_out(self, n_frames: int, session: str) -> Bool[np.ndarray, "clip"]:
         """Return which clips validate; raises ContainerError where there are too few."""
+        return np.isin(np.arange(n_frames // self.length), self.in_order(n_frames, session))
+
+    def in_order(self, n_frames: int, session: str) -> Int[np.ndarray, " held_out"]:
+        """Return the clips that validate in the order of the list or draw; raises ContainerError."""
         chosen: Any = {"method": "random_clips", "n_clips": self.n_validation, "seed": self.seed}
         if self.validation is not None:
             chosen = {"method": "clip_list", "clips": list(self.validation)}
         try:
-            return published_clips(n_frames // self.length, chosen)
+            clips = published_clip_order(n_frames // self.length, chosen)
         except ValueError as error:
             raise ContainerError(f"session {session!r}, {n_frames} frames, clips of {self.length}: {error}") from error
+        # named twice, a clip still validates once
+        return np.array(list(dict.fromkeys(clips.tolist())), int)
 
     def by_frame(self, held_out: Bool[np.ndarray, "clip"], n_frames: int) -> Bool[np.ndarray, "time"]:
         """Return what holds for the clip of every frame; frames beyond the last whole clip share its fate."""
@@ -183,7 +192,7 @@ def _samples(
     if not long_enough.any():
         raise ContainerError(f"session {session!r}: no stretch of training frames has train_chunk_size={chunk} frames")
     runs = Runs(runs.first[long_enough], runs.stop[long_enough])
-    first = np.flatnonzero(held_out) * clips.length
+    first = clips.in_order(n_frames, session) * clips.length
     draw = [clips.seed, zlib.crc32(session.encode())]
     samples: dict[str, tuple[OrderedWindows | ShuffledWindows, int]] = {
         "train": (ShuffledWindows(runs, chunk, batch_size, draw), chunk),

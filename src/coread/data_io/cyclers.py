@@ -1,8 +1,8 @@
 """Orders in which the batches of several sessions are visited, by one process or by several that share them."""
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -14,6 +14,23 @@ class Batches(Sized, Protocol):
     def __iter__(self) -> Iterator[Any]:
         """Yield the batches of one pass."""
         ...
+
+
+Item = TypeVar("Item")
+
+
+def cycle(iterable: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items again and again; each pass iterates anew, so that a DataLoader draws another order.
+
+    Raises ValueError for a pass without items: an empty iterable, or an iterator that can be run through only once.
+    """
+    while True:
+        empty = True
+        for item in iterable:
+            empty = False
+            yield item
+        if empty:
+            raise ValueError(f"a pass over {type(iterable).__name__} gave no items, so it cannot be cycled")
 
 
 class LongCycler(IterableDataset):

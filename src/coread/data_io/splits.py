@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int8
+from jaxtyping import Bool, Int, Int8
 
 from coread.recording import BLANK, Recording
 
@@ -83,18 +83,22 @@ def published_clips(n_clips: int, split: Mapping[str, Any]) -> Bool[np.ndarray, 
     Raises SplitError if there are too few.
     """
     held_out = np.zeros(n_clips, bool)
+    held_out[published_clip_order(n_clips, split)] = True
+    return held_out
+
+
+def published_clip_order(n_clips: int, split: Mapping[str, Any]) -> Int[np.ndarray, " held_out"]:
+    """Return the clips that a published split holds out in the order of the draw or list; raises SplitError."""
     if split["method"] == "random_clips":
         # NumPy's legacy generator on purpose: it draws the published clip numbers
         random_state = np.random.RandomState(int(split["seed"]))
         if int(split["n_clips"]) >= n_clips:
             raise SplitError(f"{split['n_clips']} validation clips were asked for, the stimulus has {n_clips} clips")
-        held_out[random_state.choice(n_clips, int(split["n_clips"]), replace=False)] = True
-    else:
-        clips = np.asarray(split["clips"], int)
-        if clips.min() < 0 or clips.max() >= n_clips:
-            raise SplitError(f"validation clips {clips.tolist()} lie outside the stimulus' {n_clips} clips")
-        held_out[clips] = True
-    return held_out
+        return random_state.choice(n_clips, int(split["n_clips"]), replace=False)
+    clips = np.asarray(split["clips"], int)
+    if clips.min() < 0 or clips.max() >= n_clips:
+        raise SplitError(f"validation clips {clips.tolist()} lie outside the stimulus' {n_clips} clips")
+    return clips
 
 
 def published_trials(n_trials: int, split: Mapping[str, Any]) -> Bool[np.ndarray, "trial"]:

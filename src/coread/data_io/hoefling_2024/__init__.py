@@ -1,0 +1,1 @@
+"""Movies of Höfling et al. 2024 as documented containers."""
