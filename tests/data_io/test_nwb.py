@@ -395,8 +395,10 @@ def test_damage_and_missing_parts_are_named(tmp_path, monkeypatch):
         io.write(nwbfile)
     with pytest.raises(
         RecordingError, match=r"c\.nwb: stimulus 'film': its frames are in other files \(\['film.avi'\]\)"
-    ):
+    ) as held:
         build_recordings(CONFIG | {"stimuli": ["film"]}, tmp_path)
+    with h5py.File(tmp_path / "c.nwb", "a"):  # the file is free again, while the error and what it holds is kept
+        assert held.value is not None
     assert source_files(CONFIG, "c", tmp_path) == [tmp_path / "c.nwb"]
     with pytest.raises(RecordingError, match=r"c\.nwb: not written by coread"):
         read_nwb(tmp_path / "c.nwb")

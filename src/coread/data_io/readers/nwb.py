@@ -11,7 +11,8 @@ A bin is the time for which one frame was on the screen: frames may come at unev
 as lasting a typical interval. Files that coread wrote are read back as they were; then the settings do not matter.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -86,17 +87,17 @@ def build_recording(
     """
     parameters = reader_parameters(NwbParameters, config)
     path = _session_file(_folder(config, data_dir), session)
-    nwbfile = _open(path)
-    try:
-        if is_coread_file(nwbfile):
-            kept = recording_of(nwbfile)
-            source = kept.source | {path.name: file_sha256(path)}
-            return replace(kept, dataset=str(config["dataset"]), session=session, source=source)
-        return _recording(nwbfile, config, session, parameters, path)
-    except RecordingError as error:
-        raise RecordingError(f"{path.name}: {error}") from error
-    except (OSError, KeyError, RuntimeError) as error:
-        raise RecordingError(f"{path.name}: truncated or damaged ({error})") from error
+    with _opened(path) as nwbfile:
+        try:
+            if is_coread_file(nwbfile):
+                kept = recording_of(nwbfile)
+                source = kept.source | {path.name: file_sha256(path)}
+                return replace(kept, dataset=str(config["dataset"]), session=session, source=source)
+            return _recording(nwbfile, config, session, parameters, path)
+        except RecordingError as error:
+            raise RecordingError(f"{path.name}: {error}") from error
+        except (OSError, KeyError, RuntimeError) as error:
+            raise RecordingError(f"{path.name}: truncated or damaged ({error})") from error
 
 
 def source_files(config: Mapping[str, Any], session: str | None, data_dir: Path | None) -> list[Path]:
@@ -120,13 +121,21 @@ def _session_file(folder: Path, session: str) -> Path:
     return path
 
 
-def _open(path: Path) -> Any:
-    """Return the file's content; it stays open as long as somebody holds lazy frames of it."""
-    pynwb = import_pynwb()
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Give the content of a file, which stays open for its lazy frames, but not after an error."""
+    pynwb, io = import_pynwb(), None
     try:
-        return pynwb.NWBHDF5IO(str(path), "r").read()
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise RecordingError(f"{path.name}: not a readable NWB file, truncated or damaged ({error})") from error
+        try:
+            io = pynwb.NWBHDF5IO(str(path), "r")
+            nwbfile = io.read()
+        except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise RecordingError(f"{path.name}: not a readable NWB file, truncated or damaged ({error})") from error
+        yield nwbfile
+    except BaseException:
+        if io is not None:
+            io.close()
+        raise
 
 
 def _recording(
