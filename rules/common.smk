@@ -189,7 +189,9 @@ def collect_searches(wildcards):
 def collect_configs(wildcards):
     """The settings of every stage and dataset, which the report shows."""
     datasets = dict.fromkeys(CATALOGUE.dataset(experiment) for experiment in CATALOGUE.experiments)
-    stages = [path for stage in STAGES if stage not in ("data", "sta") for path in _experiment_files(f"config/{stage}.yaml")]
+    stages = [
+        path for stage in STAGES if stage not in ("data", "sta") for path in _experiment_files(f"config/{stage}.yaml")
+    ]
     return [f"results/data/{dataset}/config.yaml" for dataset in datasets] + stages
 
 
