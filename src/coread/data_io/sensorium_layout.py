@@ -236,7 +236,7 @@ def _write_statistics(session: SensoriumSession, write: Write) -> None:
 
 
 def _per_column(values: Float[np.ndarray, "trial column"]) -> dict[str, Float[np.ndarray, "column"]]:
-    """Return the statistics of every column over its finite trials, in blocks so that no float64 copy is made of all."""
+    """Return the statistics of every column over its finite trials; blocks, so that no float64 copy is made of all."""
     step = max(1, BLOCK_VALUES // max(1, len(values)))
     blocks = [values[:, start : start + step].astype(np.float64) for start in range(0, values.shape[1], step)]
     return {name: np.concatenate([getattr(np, f"nan{name}")(block, axis=0) for block in blocks]) for name in STATISTICS}

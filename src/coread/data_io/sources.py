@@ -25,6 +25,7 @@ READERS: Mapping[str, str] = {
     "sridhar_2025_white_noise": "coread.data_io.readers.sridhar_2025_white_noise",
     "gollisch_white_noise": "coread.data_io.readers.gollisch_white_noise",
     "nwb": "coread.data_io.readers.nwb",
+    "sensorium_2022": "coread.data_io.readers.sensorium_2022",
 }
 
 
