@@ -101,3 +101,26 @@ class ParametrizedSoftplus(nn.Module):
     def forward(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
         """Return the nonlinearity of every element."""
         return self.w * F.softplus(self.a * x + self.b)
+
+
+class OutputNonlinearity(nn.Module):
+    """From a readout's output to a rate: elu(x + offset) + 1, or another by name.
+
+    `beta` makes "softplus" steeper: softplus(beta (x + offset)) / beta. Raises ValueError for an unknown name, or a
+    beta that nothing uses.
+    """
+
+    def __init__(self, name: str = "elu1", offset: float = 0.0, beta: float = 1.0):
+        super().__init__()
+        if beta <= 0 or (beta != 1 and name != "softplus"):
+            raise ValueError(f"beta is the steepness above 0 of softplus, got {beta} for {name!r}")
+        self.nonlinearity, self.offset, self.beta = get_nonlinearity(name), offset, beta
+
+    def forward(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """Return the rates."""
+        x = x + self.offset if self.offset else x
+        return self.nonlinearity(x) if self.beta == 1 else F.softplus(x, beta=self.beta)
+
+    def inverse(self, rate: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """Return the readout's output of a rate."""
+        return self.nonlinearity.inverse(rate * self.beta) / self.beta - self.offset

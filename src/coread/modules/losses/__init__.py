@@ -7,7 +7,7 @@ from coread.modules.losses.correlation import (
     ScaledCorrelationLoss3d,
 )
 from coread.modules.losses.mse import MSE3d
-from coread.modules.losses.poisson import CelltypePoissonLoss3d, L1PoissonLoss3d, PoissonLoss3d
+from coread.modules.losses.poisson import CelltypePoissonLoss3d, L1PoissonLoss3d, PoissonLoss, PoissonLoss3d
 
 __all__ = [
     "CelltypeCorrelationLoss3d",
@@ -16,6 +16,7 @@ __all__ = [
     "L1CorrelationLoss3d",
     "L1PoissonLoss3d",
     "MSE3d",
+    "PoissonLoss",
     "PoissonLoss3d",
     "ScaledCorrelationLoss3d",
 ]

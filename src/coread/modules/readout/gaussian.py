@@ -15,6 +15,7 @@ from coread.modules.readout.multi_readout import MultiReadoutBase
 from coread.modules.readout.sharing import match_indices
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
+GRID_NONLINEARITIES = {"ELU": nn.ELU, "ReLU": nn.ReLU}
 SIGMA_SHAPES = {"full": (2, 2), "uncorrelated": (1, 2), "isotropic": (1, 1)}
 
 
@@ -118,16 +119,24 @@ class PointGaussianReadout(Readout):
         hidden_layers: int = 0,
         hidden_features: int = 20,
         final_tanh: bool = False,
+        nonlinearity: str = "ELU",
+        input_dimensions: int | None = None,
+        type: str = "cortex",
     ) -> None:
         if source_grid is None or len(source_grid) != self.outdims:
             raise ValueError(f"grid_mean_predictor needs a source_grid ({self.outdims}, dimension)")
-        grid = torch.as_tensor(source_grid, dtype=torch.float32)
+        if type != "cortex" or nonlinearity not in GRID_NONLINEARITIES:
+            raise ValueError(
+                f"grid_mean_predictor must be of type cortex with a nonlinearity of {sorted(GRID_NONLINEARITIES)}, "
+                f"got {type!r} with {nonlinearity!r}"
+            )
+        grid = torch.as_tensor(source_grid, dtype=torch.float32)[:, :input_dimensions]
         grid = grid - grid.mean(0)
         self.register_buffer("source_grid", grid / grid.abs().max())
         sizes = [grid.shape[1], *[hidden_features] * hidden_layers, 2]
         layers: list[nn.Module] = []
         for i in range(hidden_layers + 1):
-            layers += [nn.ELU()] if i else []
+            layers += [GRID_NONLINEARITIES[nonlinearity]()] if i else []
             layers += [nn.Linear(sizes[i], sizes[i + 1])]
         self.mu_transform = nn.Sequential(*layers, *([nn.Tanh()] if final_tanh else []))
 
