@@ -9,16 +9,19 @@ from coread.models.member import Member, load_member
 # imported when asked for: the code behind a training must not depend on what reads files of others
 _HOMES = {
     "EnsembleModel": "coread.models.ensemble",
+    "ImageCoreReadout": "coread.models.image_core_readout",
     "add_sessions": "coread.models.extension",
     "load_core_readout_from_remote": "coread.models.pretrained",
     "load_core_readout_model": "coread.models.pretrained",
     "load_ensemble": "coread.models.pretrained",
+    "load_sensorium_checkpoint": "coread.models.sensorium_checkpoint",
 }
 
 __all__ = [
     "BaseCoreReadout",
     "EnsembleModel",
     "ExampleCoreReadout",
+    "ImageCoreReadout",
     "Member",
     "UnifiedCoreReadout",
     "add_sessions",
@@ -27,6 +30,7 @@ __all__ = [
     "load_core_readout_model",
     "load_ensemble",
     "load_member",
+    "load_sensorium_checkpoint",
 ]
 
 

@@ -97,9 +97,10 @@ class ImageCoreReadout(BaseCoreReadout):
         self.nonlinearity = nonlinearity
         self.shifter = nn.ModuleDict()
         self.modulator = nn.ModuleDict()
-        self._make_session_parts(n_neurons_dict)
+        self.make_session_parts(n_neurons_dict)
 
-    def _make_session_parts(self, n_neurons_dict: Mapping[str, int]) -> None:
+    def make_session_parts(self, n_neurons_dict: Mapping[str, int]) -> None:
+        """Make shifters and modulators of sessions, of which `data_info` says what they need."""
         nodes = self.data_info["model_config"]
         for session, n_neurons in n_neurons_dict.items():
             if nodes["shifter"] is not None:
