@@ -1,7 +1,8 @@
 # make demo | test | acceptance | bench | profiles | lock | clean
 #
 # PYTHON        the Python 3.11 (or newer) that the environment is made from
-# PYTEST_ARGS   narrows the tests: make test PYTEST_ARGS="tests/test_config.py -x"
+# PYTEST_ARGS   narrows the tests, which then run in one process: make test PYTEST_ARGS="tests/test_config.py -x"
+# TEST_WORKERS  processes that share the tests where nothing narrows them
 # TORCH_INDEX   package index to take torch from, for example that of the CPU or of another CUDA build
 # CORES         cores that the demo may use
 
@@ -13,6 +14,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CORES ?= all
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 TORCH_INDEX ?=
 
 BIN := .venv/bin
@@ -35,7 +37,7 @@ test: .venv/installed
 	check mypy; \
 	check snakefmt --check Snakefile rules; \
 	check snakemake --lint; \
-	check python -m pytest -m "not acceptance" $(PYTEST_ARGS); \
+	check python -m pytest -m "not acceptance" $(or $(PYTEST_ARGS),-n $(TEST_WORKERS)); \
 	if [ -n "$$failed" ]; then echo -e "failed:$$failed"; exit 1; fi
 
 acceptance: .venv/installed

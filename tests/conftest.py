@@ -4,6 +4,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,45 @@ import pytest
 from coread.recording import Recording, Stimulus
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+CLUSTER = "tests/cluster"
+# minutes each: they begin first, so that no worker waits for another that began one last
+LONGEST = (CLUSTER, "tests/test_rerun.py", "tests/test_shipped_configs.py")
+
+
+# ---------------------------------------------------------------------------------------- workers (`pytest -n 2`)
+
+
+def work_unit(nodeid: str) -> str:
+    """Return what a worker runs as a whole: a file, which may share fixtures, or the tests of the one cluster."""
+    return CLUSTER if nodeid.startswith(f"{CLUSTER}/") else nodeid.partition("::")[0]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give workers and the programs that they start one thread each: threads of several would fight for the cores."""
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        order = {unit: place for place, unit in enumerate(LONGEST)}
+        items.sort(key=lambda item: order.get(work_unit(item.nodeid), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Hand out work units in the order of the collection."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByUnit(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return work_unit(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByUnit(config, log)
+
+
+# ------------------------------------------------------------------------------------------------------------- fixtures
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Every shipped experiment: its settings, its model at the size of its data, one optimiser step, live penalties."""
 
 import copy
+import functools
 from itertools import pairwise
 from typing import Any
 
@@ -170,6 +171,7 @@ def test_the_model_fits_its_data_and_is_causal(experiment: str) -> None:
     assert is_model_causal(model, time_steps=model.lag + 3)
 
 
+@functools.cache  # most models are narrow enough for both tests to ask for the same step
 def check_one_step(experiment: str, narrow: bool) -> None:
     settings = settings_of(experiment, narrow)
     model = make_model(experiment, narrow)
