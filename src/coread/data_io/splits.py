@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Int8
+from jaxtyping import Bool, Int, Int8, Shaped
 
 from coread.recording import BLANK, Recording
 
 LABELS = ("train", "validation", "gap", "test", "unused")
 TRAIN, VALIDATION, GAP, TEST, UNUSED = range(len(LABELS))
-METHODS = ("folds", "clip_list", "random_clips", "published", "published_trials")
+METHODS = ("folds", "clip_list", "random_clips", "published", "published_trials", "permuted_tiers")
 MAX_DRAWS = 10_000  # of a split of trials before its conditions count as impossible
 
 
@@ -31,13 +31,20 @@ def label_bins(recording: Recording, split: Mapping[str, Any], fold: int, lag: i
     `split` holds `method` and its keys:
     folds: `n_folds`, `clip_length` (frames), `seed`; random_clips: `n_clips`, `clip_length`, `seed` (the published
     `RandomState(seed).choice`); clip_list: `clips`, `clip_length`; published: the tiers of the recording as they are;
-    published_trials: `train_fraction`, `seed`, `together` (see `published_trials`).
+    published_trials: `train_fraction`, `seed`, `together` (see `published_trials`); permuted_tiers: `n_folds`, `seed`
+    (see `permuted_tiers`).
     Raises SplitError for an unknown method, a fold that does not exist, or too few clips or trials.
     """
     check_fold(split, fold)
     tier = recording.bin_column("tier").astype(str)
+    shown_on_both_sides = np.zeros(recording.n_bins, bool)
     if split["method"] == "published":
         held_out = tier == "validation"
+        neutral = np.zeros(recording.n_bins, bool)
+    elif split["method"] == "permuted_tiers":
+        tiers = permuted_tiers(recording.trials["tier"].to_numpy().astype(str), split, fold)
+        held_out = (tiers == "validation")[recording.trial]
+        shown_on_both_sides = _shows_frames_of(recording, tiers == "validation") & ~held_out
         neutral = np.zeros(recording.n_bins, bool)
     else:
         by_trial = split["method"] == "published_trials"
@@ -49,6 +56,7 @@ def label_bins(recording: Recording, split: Mapping[str, Any], fold: int, lag: i
     labels = np.full(recording.n_bins, GAP, np.int8)
     labels[n_held_out == 0] = TRAIN
     labels[(n_held_out == n_seen) & (n_seen > 0)] = VALIDATION
+    labels[(labels == TRAIN) & (_windowed_sum(recording, shown_on_both_sides, lag) > 0)] = GAP
     labels[np.isin(tier, ("test", "final_test"))] = TEST
     labels[~usable] = UNUSED
     return labels
@@ -59,7 +67,7 @@ def check_fold(split: Mapping[str, Any], fold: int) -> None:
     method = split.get("method")
     if method not in METHODS:
         raise SplitError(f"split method {method!r} is unknown, expected one of {list(METHODS)}")
-    n_folds = int(split["n_folds"]) if method == "folds" else 1
+    n_folds = int(split["n_folds"]) if method in ("folds", "permuted_tiers") else 1
     if not 0 <= fold < n_folds:
         raise SplitError(f"fold {fold} does not exist: the split {method!r} has {n_folds} folds, 0 to {n_folds - 1}")
 
@@ -121,19 +129,40 @@ def published_trials(n_trials: int, split: Mapping[str, Any]) -> Bool[np.ndarray
     raise SplitError(f"no split of {n_trials} trials with {n_train} for training keeps {pairs.tolist()} together")
 
 
+def permuted_tiers(
+    tiers: Shaped[np.ndarray, "trial"], split: Mapping[str, Any], fold: int
+) -> Shaped[np.ndarray, "trial"]:
+    """Return the tiers of all trials with the labels of training and validation trials permuted among them.
+
+    Fold i takes the i-th permutation drawn from `RandomState(seed)`, which every session starts anew; test tiers and
+    the numbers of trials stay as they are (the ensemble of the Model-4 entry to SENSORIUM 2022).
+    """
+    # NumPy's legacy generator on purpose: it draws the published permutations
+    random_state = np.random.RandomState(int(split["seed"]))
+    permuted, rows = tiers.copy(), np.isin(tiers, ("train", "validation"))
+    for _ in range(fold + 1):
+        permuted[rows] = random_state.permutation(tiers[rows])
+    return permuted
+
+
 def _held_out_trials(recording: Recording, split: Mapping[str, Any]) -> Bool[np.ndarray, "bin"]:
     """Mark the bins that show a frame of a held-out trial, in whichever training trial they are."""
     tier = recording.trials["tier"].to_numpy().astype(str)
     rows = np.flatnonzero(np.isin(tier, ("train", "validation")))
     held_out_trial = np.zeros(len(tier), bool)
     held_out_trial[rows] = published_trials(len(rows), split)
-    in_training = np.isin(tier, ("train", "validation"))[recording.trial]
+    return _shows_frames_of(recording, held_out_trial)
+
+
+def _shows_frames_of(recording: Recording, trials: Bool[np.ndarray, "trial"]) -> Bool[np.ndarray, "bin"]:
+    """Mark the bins of training and validation trials that show a frame of one of the given trials."""
+    in_training = np.isin(recording.bin_column("tier").astype(str), ("train", "validation"))
     marked = np.zeros(recording.n_bins, bool)
     bin_stimulus = recording.bin_column("stimulus").astype(str)
     for name in sorted(set(bin_stimulus[in_training])):
         here = in_training & (bin_stimulus == name) & (recording.frame != BLANK)
         shown = np.zeros(recording.stimuli[name].frames.shape[0], bool)
-        shown[recording.frame[here & held_out_trial[recording.trial]]] = True
+        shown[recording.frame[here & trials[recording.trial]]] = True
         marked[here] = shown[recording.frame[here]]
     return marked
 
