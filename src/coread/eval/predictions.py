@@ -1,5 +1,6 @@
 """Predictions of trained members for every bin of a recording, and the file that keeps them."""
 
+import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,11 +19,15 @@ from coread.data_io.dataloader import find_runs, stimulus_input
 from coread.data_io.splits import TEST, VALIDATION, label_bins
 from coread.data_io.statistics import Statistics
 from coread.recording import COMPRESSION, Recording
+from coread.signatures import GROUP_MODULES
 
 if TYPE_CHECKING:
+    from coread.data_io.regressors.session import SessionContext
     from coread.models.member import Member
 
 FORMAT_VERSION = 1
+BATCH_BINS = 8192  # input bins computed at once
+IMAGE_VALUES = 2**20  # images times neurons or pixels, of which a core makes a value per channel: 64 take 256 MiB
 
 
 class PredictionError(ValueError):
@@ -38,7 +43,7 @@ class SessionPrediction(NamedTuple):
 
 @dataclass(frozen=True)
 class MemberPredictions:
-    """What one member predicts: per session, finite only in its validation and test bins."""
+    """What one member predicts: per session, finite only in its validation and test bins, withheld ones included."""
 
     experiment: str
     fold: int
@@ -58,18 +63,30 @@ def predict_member(
     *,
     experiment: str,
     device: torch.device | str | None = None,
-    batch_bins: int = 8192,
+    batch_bins: int | None = None,
 ) -> MemberPredictions:
-    """Predict the validation and test bins of every session; all other bins are NaN."""
+    """Predict the validation and test bins of every session, withheld ones included; all other bins are NaN.
+
+    What a model wants beside the stimulus is made of the member's own maps and the labels of its fold.
+    """
     sessions = {}
     for recording in recordings:
         label = label_bins(recording, member.config["splits"], member.fold, member.model.lag)
-        wanted = np.isin(label, (VALIDATION, TEST))
+        wanted = np.isin(label, (VALIDATION, TEST)) | withheld_test_bins(recording)
         prediction = predict(
-            member.model, recording, member.data_info, device=device, batch_bins=batch_bins, bins=wanted
+            member.model, recording, member.data_info, device=device, batch_bins=batch_bins, bins=wanted, labels=label
         )
         sessions[recording.session] = SessionPrediction(prediction, label)
     return MemberPredictions(experiment, member.fold, member.seed, int(member.model.lag), sessions)
+
+
+def withheld_test_bins(recording: Recording) -> Bool[np.ndarray, "bin"]:
+    """Return the test bins whose responses nobody published: a competition asks for them.
+
+    Their label is unused, so no score reads what is predicted there.
+    """
+    is_test = np.isin(recording.bin_column("tier").astype(str), ("test", "final_test"))
+    return np.logical_and(is_test, recording.bin_column("withheld").astype(bool))
 
 
 def predict(
@@ -78,17 +95,30 @@ def predict(
     data_info: Mapping[str, Any],
     *,
     device: torch.device | str | None = None,
-    batch_bins: int = 8192,
+    batch_bins: int | None = None,
     bins: Bool[np.ndarray, "bin"] | None = None,
+    labels: Int8[np.ndarray, "bin"] | None = None,
 ) -> Float32[np.ndarray, "bin neuron"]:
     """Return predicted responses in the recorded units; NaN where the model has no output or `bins` asks for none.
 
-    Every distinct frame sequence is computed once and copied to its repeats. Sequences of equal length share a batch of
-    at most `batch_bins` input bins; longer stretches are cut into chunks that overlap by the model's `lag`, so memory
-    is bounded. The model's train/eval state is left as found; `device` None means where the model is. Raises
-    PredictionError if the output has not one row per bin and one column per neuron.
+    Every distinct frame sequence is computed once and copied to its repeats, unless the model wants more than the
+    stimulus: then each is computed with its own behaviour and history, made with the maps that `data_info` keeps.
+    `labels` say which responses that history may look at, by default those of the member's training. Sequences of equal
+    length share a batch of at most `batch_bins` input bins (None: as many as take little memory); longer stretches are
+    cut into chunks that overlap by the model's `lag`, so memory is bounded. An ensemble whose members want context is
+    the mean of their predictions. The model's train/eval state is left as found; `device` None means where the model
+    is. Raises PredictionError if the output has not one row per bin and one column per neuron.
     """
+    names: Sequence[str] = getattr(model, "context_names", ())
+    if names and hasattr(model, "members"):
+        parts = [
+            predict(part, recording, part.data_info, device=device, batch_bins=batch_bins, bins=bins, labels=labels)  # type: ignore[arg-type]
+            for part in model.members  # type: ignore[union-attr]
+        ]
+        return np.mean(parts, axis=0, dtype=np.float64).astype(np.float32)
     lag = int(model.lag)  # type: ignore[arg-type]
+    if batch_bins is None:
+        batch_bins = _affordable_bins(recording)
     if batch_bins <= lag:
         raise PredictionError(f"batch_bins {batch_bins} must exceed the model's lag of {lag} bins")
     if device is not None:
@@ -101,11 +131,13 @@ def predict(
         known = sorted(statistics.response_scale)
         raise PredictionError(f"session {recording.session!r} is not one the model was trained on: {known}")
     scale = statistics.response_scale[recording.session].to(where)
+    context = _bind_context(recording, data_info, labels) if names else None
     predicted = np.full((recording.n_bins, recording.n_neurons), np.nan, np.float32)
     with evaluating(model), torch.inference_mode():
-        for batch in _batches(recording, bins, lag, batch_bins):
+        for batch in _batches(recording, bins, lag, batch_bins, each_apart=context is not None):
             inputs = stimulus_input(recording, batch.stimulus, batch.frames, statistics, where)
-            output = model(inputs, recording.session)
+            known = {} if context is None else context.at(_input_bins(batch, lag), names, where)
+            output = model(inputs, recording.session, **known)
             expected = (len(batch.frames), batch.frames.shape[1] - lag, recording.n_neurons)
             if tuple(output.shape) != expected:
                 raise PredictionError(
@@ -129,6 +161,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def _affordable_bins(recording: Recording) -> int:
+    """Return how many bins are computed at once: of single images fewer, because few bins share a neuron's point."""
+    if recording.n_bins > len(recording.trials):
+        return BATCH_BINS
+    pixels = int(np.prod(next(iter(recording.stimuli.values())).frames.shape[1:]))
+    return int(np.clip(IMAGE_VALUES // max(recording.n_neurons, pixels), 1, BATCH_BINS))
+
+
+def _bind_context(
+    recording: Recording, data_info: Mapping[str, Any], labels: Int8[np.ndarray, "bin"] | None
+) -> "SessionContext":
+    # by name: models that want nothing beside the stimulus do not depend on its code
+    return importlib.import_module(GROUP_MODULES["regressors"]).bind_context(recording, data_info, labels)
+
+
 class _Batch(NamedTuple):
     """Distinct frame sequences and the places they predict: stretch i starts at bin first[i], shows sequence[i]."""
 
@@ -138,7 +185,14 @@ class _Batch(NamedTuple):
     sequence: Int[np.ndarray, "stretch"]
 
 
-def _batches(recording: Recording, bins: Bool[np.ndarray, "bin"] | None, lag: int, batch_bins: int) -> Iterator[_Batch]:
+def _input_bins(batch: _Batch, lag: int) -> Int[np.ndarray, "stretch time"]:
+    """Return the bins that the model sees, of a batch whose stretches are all computed apart."""
+    return batch.first[:, None] - lag + np.arange(batch.frames.shape[1])
+
+
+def _batches(
+    recording: Recording, bins: Bool[np.ndarray, "bin"] | None, lag: int, batch_bins: int, each_apart: bool
+) -> Iterator[_Batch]:
     wanted = recording.bin_in_trial() >= lag
     if bins is not None:
         wanted &= bins
@@ -149,7 +203,10 @@ def _batches(recording: Recording, bins: Bool[np.ndarray, "bin"] | None, lag: in
         for code in np.unique(shown[length == n_out]):
             starts = first[(length == n_out) & (shown == code)]
             frames = recording.frame[starts[:, None] + np.arange(-lag, n_out)]
-            distinct, sequence = np.unique(frames, axis=0, return_inverse=True)
+            if each_apart:
+                distinct, sequence = frames, np.arange(len(frames))
+            else:
+                distinct, sequence = np.unique(frames, axis=0, return_inverse=True)
             sequence = sequence.reshape(-1)
             size = max(1, batch_bins // (n_out + lag))
             for begin in range(0, len(distinct), size):

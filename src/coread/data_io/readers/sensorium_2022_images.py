@@ -33,7 +33,7 @@ def rescale(
     wide = np.float32 if images.dtype.kind in "ui" and images.dtype.itemsize <= 2 else np.float64
     side = (factor // 2 - 1, factor // 2)
     corners = [images[..., row::factor, column::factor].astype(wide) for row in side for column in side]
-    return np.mean(corners, axis=0, dtype=wide).astype(np.float32)
+    return np.stack(corners).mean(axis=0, dtype=wide).astype(np.float32)
 
 
 def read_images(
