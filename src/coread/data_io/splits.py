@@ -42,7 +42,8 @@ def label_bins(recording: Recording, split: Mapping[str, Any], fold: int, lag: i
         held_out = tier == "validation"
         neutral = np.zeros(recording.n_bins, bool)
     elif split["method"] == "permuted_tiers":
-        tiers = permuted_tiers(recording.trials["tier"].to_numpy().astype(str), split, fold)
+        withheld = recording.trials["withheld"].to_numpy().astype(bool)
+        tiers = permuted_tiers(np.where(withheld, "", recording.trials["tier"].to_numpy().astype(str)), split, fold)
         held_out = (tiers == "validation")[recording.trial]
         shown_on_both_sides = _shows_frames_of(recording, tiers == "validation") & ~held_out
         neutral = np.zeros(recording.n_bins, bool)

@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Float, Float32, Int
 
 from coread.data_io.regressors.trial_order import RegressorError
 
-BEHAVIOUR = ("pupil dilation", "change of pupil dilation", "running speed")
-PUPIL_CENTER = ("horizontal pupil position", "vertical pupil position")
+BEHAVIOUR = ("pupil_dilation", "pupil_dilation_derivative", "running_speed")
+PUPIL_CENTER = ("pupil_x", "pupil_y")
+STATISTICS = ("min", "max", "mean", "std")
 SCHEMES = ("unit_range", "std", "z_score")
 MISSING = ("mean", "median", "error")
 
@@ -35,7 +36,7 @@ class Normalisation:
             raise RegressorError(f"{', '.join(self.variables)}: the recording has none, those fitted had")
         if raw is None:
             return np.zeros((n_bins, len(self.variables)), np.float32)
-        values = _magnitude(raw, np.asarray(self.magnitude))
+        values = np.where(self.magnitude, np.abs(raw), raw).astype(np.float64)
         normalised = (values - np.asarray(self.offset)) * np.asarray(self.factor)
         normalised[:, absent] = 0
         if np.isinf(normalised).any():
@@ -62,67 +63,58 @@ class Normalisation:
 
 def fit_normalisation(
     raw: Float[np.ndarray, "bin variable"] | None,
-    fitted_on: Bool[np.ndarray, "bin"] | np.ndarray,
+    fitted_on: Int[np.ndarray, "fitted"],
     scheme: str,
     variables: Sequence[str],
     *,
     missing: str = "mean",
     allow_absent: bool = False,
+    published: Mapping[str, Float[np.ndarray, "variable"]] | None = None,
 ) -> Normalisation:
-    """Fit a scheme on some bins, given as a mask or as indices; NaN there is left out.
+    """Fit a scheme on some bins; NaN there is left out.
 
-    unit_range (the Model-4 entry to SENSORIUM 2022): pupil dilation to 0..1, its change divided by its std, running
-    speed as magnitude to 0..1; bins outside those fitted on may leave 0..1 a little. std (Willeke et al. 2022):
-    every variable divided by its std. z_score: minus mean, divided by std. NaN becomes the mean or median of the
-    normalised values, or is refused. Raises RegressorError for a variable without any value or variation, unless
-    `allow_absent`, which makes it 0 throughout.
+    unit_range (the Model-4 entry to SENSORIUM 2022): a derivative divided by its std, running speed as magnitude to
+    0..1, any other variable to 0..1; bins outside those fitted on may leave 0..1. std (Willeke et al. 2022): every
+    variable divided by its std. z_score: minus mean, divided by std. `missing`: NaN becomes the mean or median of the
+    normalised values, or is refused. `published`: statistics of STATISTICS to use instead of those of the bins. Raises
+    RegressorError for a variable without any value or variation, unless `allow_absent`, which makes it 0 throughout.
     """
-    _check_choices(scheme, missing)
-    if raw is None:
-        raw = np.full((len(fitted_on), len(variables)), np.nan)
-        fitted_on = np.arange(len(fitted_on))
-    if raw.shape[1] != len(variables):
-        raise RegressorError(f"expected the variables {list(variables)}, found {raw.shape[1]} columns")
-    magnitude = np.array([scheme == "unit_range" and name == BEHAVIOUR[2] for name in variables])
-    values = _magnitude(raw[fitted_on], magnitude)
-    offset, factor, fill = np.zeros((3, len(variables)))
-    for column, name in enumerate(variables):
-        known = values[np.isfinite(values[:, column]), column]
-        if len(known) == 0 or known.min() == known.max():
-            if not allow_absent:
-                found = "no value at all" if len(known) == 0 else f"always {known[0]:g}"
-                raise RegressorError(
-                    f"{name} has {found} in the bins it is normalised on; remove it from the model, or let it be 0 "
-                    "throughout with regressors.allow_absent=true"
-                )
-            continue
-        offset[column], scale = _offset_and_scale(known, scheme, name)
-        factor[column] = 1 / scale
-        centre = np.median(known) if missing == "median" else known.mean()
-        fill[column] = (centre - offset[column]) * factor[column]
-    filled = None if missing == "error" else tuple(fill.tolist())
-    return Normalisation(
-        tuple(variables), tuple(offset.tolist()), tuple(factor.tolist()), tuple(magnitude.tolist()), filled
-    )
-
-
-def _offset_and_scale(known: Float[np.ndarray, "bin"], scheme: str, name: str) -> tuple[float, float]:
-    if scheme == "z_score":
-        return float(known.mean()), float(known.std())
-    if scheme == "std" or name == BEHAVIOUR[1]:
-        return 0.0, float(known.std())
-    if name == BEHAVIOUR[2]:
-        return 0.0, float(known.max())  # of the magnitude
-    return float(known.min()), float(known.max() - known.min())
-
-
-def _magnitude(raw: np.ndarray, which: Bool[np.ndarray, "variable"]) -> Float[np.ndarray, "bin variable"]:
-    values = np.array(raw, np.float64)
-    values[:, which] = np.abs(values[:, which])
-    return values
-
-
-def _check_choices(scheme: str, missing: str) -> None:
     for name, value, known in (("scheme", scheme, SCHEMES), ("missing", missing, MISSING)):
         if value not in known:
             raise RegressorError(f"{name} must be one of {list(known)}, found {value!r}")
+    values = np.full((0, len(variables)), np.nan) if raw is None else raw[fitted_on].astype(np.float64)
+    if values.shape[1] != len(variables):
+        raise RegressorError(f"expected the variables {list(variables)}, found {values.shape[1]} columns")
+    magnitude = tuple(scheme == "unit_range" and name == BEHAVIOUR[2] for name in variables)
+    fitted = []
+    for column, name in enumerate(variables):
+        finite = values[np.isfinite(values[:, column]), column]
+        if len(finite) and finite.min() < finite.max():
+            given = {key: float(numbers[column]) for key, numbers in (published or {}).items()}
+            offset, scale = _offset_and_scale(_statistics(finite) | given, scheme, name)
+            normalised = ((np.abs(finite) if magnitude[column] else finite) - offset) / scale
+            fill = np.median(normalised) if missing == "median" else normalised.mean()
+            fitted.append((offset, 1 / scale, float(fill)))
+        elif allow_absent:
+            fitted.append((0.0, 0.0, 0.0))
+        else:
+            raise RegressorError(
+                f"{name} has {f'only the value {finite[0]:g}' if len(finite) else 'no value'} in the bins that it is "
+                "normalised on; leave it out, or let it be 0 throughout with regressors.allow_absent=true"
+            )
+    offsets, factors, fills = zip(*fitted, strict=True)
+    return Normalisation(tuple(variables), offsets, factors, magnitude, None if missing == "error" else fills)
+
+
+def _statistics(known: Float[np.ndarray, "bin"]) -> dict[str, float]:
+    return {name: float(getattr(np, name)(known)) for name in STATISTICS}
+
+
+def _offset_and_scale(statistics: Mapping[str, float], scheme: str, name: str) -> tuple[float, float]:
+    if scheme == "z_score":
+        return statistics["mean"], statistics["std"]
+    if scheme == "std" or name.endswith("_derivative"):
+        return 0.0, statistics["std"]
+    if name == BEHAVIOUR[2]:
+        return 0.0, max(-statistics["min"], statistics["max"])
+    return statistics["min"], statistics["max"] - statistics["min"]

@@ -13,7 +13,13 @@ import torch
 from jaxtyping import Float32, Int, Int8
 from torch import Tensor
 
-from coread.data_io.regressors.behaviour import BEHAVIOUR, PUPIL_CENTER, Normalisation, fit_normalisation
+from coread.data_io.regressors.behaviour import (
+    BEHAVIOUR,
+    PUPIL_CENTER,
+    STATISTICS,
+    Normalisation,
+    fit_normalisation,
+)
 from coread.data_io.regressors.history import AvailableBins, cumulative_sum, mean_of_last
 from coread.data_io.regressors.network_state import STATE_SETTINGS, StateMap, check_state_settings, fit_state
 from coread.data_io.regressors.trial_order import (
@@ -183,19 +189,46 @@ def _fit(
     in_time = bins_in_time(recording)
     # in the order of time, so that the order of a file changes no sum
     counted = in_time[labels[in_time] == TRAIN] if settings["statistics_of"] == "train" else in_time
-    policy = {"missing": settings["missing"], "allow_absent": bool(settings["allow_absent"])}
     behaviour = pupil_center = history = state = None
     if settings["behaviour"] is not None:
-        scheme = settings["behaviour"]["scheme"]
-        behaviour = fit_normalisation(recording.behaviour, counted, scheme, BEHAVIOUR, **policy)
+        scheme, variables = settings["behaviour"]["scheme"], _behaviour_names(recording)
+        behaviour = _normalisation(recording, "behaviour", counted, scheme, variables, settings)
     if settings["pupil_center"]:
-        pupil_center = fit_normalisation(recording.pupil_center, counted, "z_score", PUPIL_CENTER, **policy)
+        pupil_center = _normalisation(recording, "pupil_center", counted, "z_score", PUPIL_CENTER, settings)
     if settings["history"] is not None:
         lags = tuple(int(lag) for lag in settings["history"]["lags"])
         history = HistorySettings(lags, settings["history"]["available"])
     if settings["state"] is not None:
         state = fit_state(recording, labels, response_scale, settings["state"])
     return SessionMaps(recording.session, behaviour, pupil_center, history, state)
+
+
+def _normalisation(
+    recording: Recording,
+    name: str,
+    fitted_on: Int[np.ndarray, "fitted"],
+    scheme: str,
+    variables: Sequence[str],
+    settings: Mapping[str, Any],
+) -> Normalisation:
+    published = {}
+    if settings["statistics_of"] == "all":
+        keys = {statistic: f"{name}_{statistic}_all" for statistic in STATISTICS}
+        published = {statistic: recording.session_info.get(key) for statistic, key in keys.items()}
+    return fit_normalisation(
+        getattr(recording, name),
+        fitted_on,
+        scheme,
+        variables,
+        missing=settings["missing"],
+        allow_absent=bool(settings["allow_absent"]),
+        published={key: value for key, value in published.items() if value is not None and np.isfinite(value).all()},
+    )
+
+
+def _behaviour_names(recording: Recording) -> tuple[str, ...]:
+    """Return the names of the behaviour variables: those of the session, else the published three."""
+    return tuple(str(name) for name in recording.session_info.get("behaviour_names", BEHAVIOUR))
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

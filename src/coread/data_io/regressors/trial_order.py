@@ -15,25 +15,6 @@ class RegressorError(ValueError):
     """A regressor cannot be fitted or made; the message names session, variable and setting."""
 
 
-def rank_in_time(timestamps: np.ndarray, trial_idx: np.ndarray | None = None) -> tuple[Int64[np.ndarray, "trial"], int]:
-    """Return the rank of every trial in time, counted from 0, and the number of trials that share their time stamp.
-
-    `timestamps (trial,)` are numbers or datetime64. Trials of the same time stamp follow `trial_idx (trial,)` where
-    that is a number, else their place in the file: the sort is stable, so the ranks are the same everywhere. Raises
-    RegressorError for time stamps that are missing.
-    """
-    missing = np.isnat(timestamps) if timestamps.dtype.kind in "mM" else np.isnan(np.asarray(timestamps, np.float64))
-    if missing.any():
-        first = int(np.flatnonzero(missing)[0])
-        raise RegressorError(f"{missing.sum()} of {len(timestamps)} trials have no time stamp, the first is {first}")
-    numbers = np.arange(len(timestamps)) if trial_idx is None or trial_idx.dtype.kind not in "iu" else trial_idx
-    order = np.lexsort((numbers, timestamps))
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    _, place, count = np.unique(timestamps, return_inverse=True, return_counts=True)
-    return rank, int((count[place] > 1).sum())
-
-
 def bins_in_time(recording: Recording) -> Int64[np.ndarray, "bin"]:
     """Return all bins in the order in which they were recorded; raises RegressorError if trials share a rank."""
     rank = recording.trials["time_order"].to_numpy()
