@@ -20,6 +20,7 @@ READERS: Mapping[str, str] = {
     "goldin_2022": "coread.data_io.readers.goldin_2022",
     "karamanlis_2024": "coread.data_io.readers.karamanlis_2024",
     "maheswaranathan_2023": "coread.data_io.readers.maheswaranathan_2023",
+    "simulated_cortex": "coread.data_io.readers.simulated_cortex",
     "simulated_retina": "coread.data_io.simulate.retina",
     "sridhar_2025_natural_movie": "coread.data_io.readers.sridhar_2025_natural_movie",
     "sridhar_2025_white_noise": "coread.data_io.readers.sridhar_2025_white_noise",
