@@ -167,6 +167,31 @@ def collect_experiments(name):
     return lambda wildcards: _experiment_files(name)
 
 
+def compared_files(name):
+    """Input function: one file per experiment of a comparison that is built."""
+
+    def files(wildcards):
+        if built := CATALOGUE.compared(wildcards.comparison):
+            return [f"results/{experiment}/{name}" for experiment in built]
+        raise WorkflowError(
+            f"comparison {wildcards.comparison}: its baseline and another of its rows must be among `experiments`"
+        )
+
+    return files
+
+
+def comparison_text(wildcards):
+    """Parameter function: what a comparison compares, as JSON."""
+    return json.dumps(CATALOGUE.comparisons[wildcards.comparison], sort_keys=True)
+
+
+def collect_comparisons(suffix):
+    """Input function: one file per comparison that has something to compare."""
+    return lambda wildcards: [
+        f"results/tables/comparison_{name}{suffix}" for name in CATALOGUE.comparisons if CATALOGUE.compared(name)
+    ]
+
+
 def collect_insilico(wildcards):
     """Every in-silico analysis that an experiment lists."""
     return [
@@ -203,6 +228,7 @@ def report_files(wildcards):
     datasets = {experiment: CATALOGUE.dataset(experiment) for experiment in CATALOGUE.experiments}
     return json.dumps(
         {
+            "comparisons": {name: text for name, text in CATALOGUE.comparisons.items() if CATALOGUE.compared(name)},
             "recordings": {dataset: _dataset_files(dataset, "h5") for dataset in datasets.values()},
             "model": "results/{experiment}/{member}/model.ckpt",
             "experiments": {

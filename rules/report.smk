@@ -4,6 +4,7 @@
 localrules:
     draw_figures,
     write_tables,
+    write_comparison,
     write_report,
     tables,
     report,
@@ -39,6 +40,7 @@ rule write_tables:
         scores=collect_experiments("scores.csv"),
     output:
         scores=multiext("results/tables/scores", ".csv", ".md", ".tex"),
+        sessions=multiext("results/tables/sessions", ".csv", ".md", ".tex"),
         differences=multiext("results/tables/differences", ".csv", ".md", ".tex"),
     log:
         "logs/write_tables.log",
@@ -48,11 +50,31 @@ rule write_tables:
         "attempt {log} python {input.script} --configs {input.configs} --scores {input.scores} --output results/tables"
 
 
+rule write_comparison:
+    input:
+        script=source("workflow_scripts/write_comparison.py"),
+        configs=compared_files("config/evaluate.yaml"),
+        scores=compared_files("scores.csv"),
+    output:
+        multiext("results/tables/comparison_{comparison}", ".csv", ".md", ".tex"),
+    log:
+        "logs/write_comparison/{comparison}.log",
+    wildcard_constraints:
+        comparison="|".join(CATALOGUE.comparisons) or "-",
+    params:
+        code=code_of("write_comparison"),
+        comparison=comparison_text,
+    shell:
+        "attempt {log} python {input.script} --name {wildcards.comparison} --comparison {params.comparison:q} "
+        "--configs {input.configs} --scores {input.scores} --output results/tables"
+
+
 rule write_report:
     input:
         script=source("workflow_scripts/write_report.py"),
         configs=collect_configs,
         tables=rules.write_tables.output,
+        comparisons=collect_comparisons(".csv"),
         scores=collect_experiments("scores.csv"),
         insilico=collect_insilico,
         figures=collect_experiments("figures"),
@@ -75,6 +97,7 @@ rule write_report:
 rule tables:
     input:
         rules.write_tables.output,
+        collect_comparisons(".csv"),
 
 
 rule report:

@@ -10,7 +10,7 @@ from coread.failure import reported_errors
 
 
 def main() -> None:
-    """Write tables/scores.* and tables/differences.*."""
+    """Write tables/scores.*, tables/sessions.* and tables/differences.*."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configs", type=Path, nargs="+", required=True, help="settings of the evaluate stages")
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="in the same order")
@@ -18,11 +18,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     settings = [yaml.safe_load(path.read_text())["evaluation"] for path in arguments.configs]
-    if any(other != settings[0] for other in settings):
-        raise ValueError(
-            f"one table needs one evaluation, but the settings differ: {[str(p) for p in arguments.configs]}"
-        )
-    write_tables(arguments.scores, arguments.output, settings[0])
+    write_tables(arguments.scores, arguments.output, settings)
 
 
 if __name__ == "__main__":

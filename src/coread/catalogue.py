@@ -33,6 +33,7 @@ class Catalogue:
         self._results = results
         self.names: tuple[str, ...] = tuple(workflow["catalogue"])
         self.experiments: tuple[str, ...] = tuple(workflow["experiments"])
+        self.comparisons: Mapping[str, Mapping[str, Any]] = workflow.get("comparisons", {})
         self.data_dirs = {name: Path(folder) for name, folder in workflow["data_dirs"].items()}
 
     def members(self, experiment: str) -> list[Member]:
@@ -43,6 +44,15 @@ class Catalogue:
         folds = self._workflow.get("folds", members["cross"]["folds"])
         seeds = self._workflow.get("seeds", members["cross"]["seeds"])
         return list(product(folds, seeds))
+
+    def compared(self, comparison: str) -> list[str]:
+        """Return the experiments of a comparison that are built, in its order; none if there is nothing to compare.
+
+        There is something to compare if the baseline and another row are built.
+        """
+        config = self.comparisons[comparison]
+        built = [row["experiment"] for row in config["rows"] if row["experiment"] in self.experiments]
+        return built if config["baseline"] in built and len(built) > 1 else []
 
     def analyses(self, experiment: str) -> list[str]:
         """Return the in-silico analyses of an experiment."""
@@ -216,6 +226,8 @@ def check_workflow(workflow: Mapping[str, Any], directory: Path) -> None:
     for experiment in workflow["experiments"]:
         if experiment not in catalogue:
             raise ConfigError(f"workflow config: unknown experiment {experiment!r}{closest(experiment, catalogue)}")
+    for name, comparison in workflow.get("comparisons", {}).items():
+        _check_comparison(name, comparison, catalogue)
     if wrong := [name for name in catalogue if name in RESERVED]:
         raise ConfigError(f"workflow config: no experiment may be called {wrong[0]!r}")
     for key in ("seeds", "folds"):
@@ -224,6 +236,19 @@ def check_workflow(workflow: Mapping[str, Any], directory: Path) -> None:
             raise ConfigError(
                 f"{key}=... crosses folds and seeds, but the members of {paired[0]!r} are listed in pairs"
             )
+
+
+def _check_comparison(name: str, comparison: Mapping[str, Any], catalogue: Mapping[str, Any]) -> None:
+    """Check that the rows of a comparison are different experiments, the baseline among them; raises ConfigError."""
+    rows = [row["experiment"] for row in comparison["rows"]]
+    where = f"workflow config: comparisons.{name}"
+    for experiment in rows:
+        if experiment not in catalogue:
+            raise ConfigError(f"{where}: unknown experiment {experiment!r}{closest(experiment, catalogue)}")
+        if rows.count(experiment) > 1:
+            raise ConfigError(f"{where}: {experiment} is named twice")
+    if (baseline := comparison["baseline"]) not in rows:
+        raise ConfigError(f"{where}: the baseline {baseline!r} is none of its rows{closest(baseline, rows)}")
 
 
 def _numbers(workflow: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def make_scores(experiment: str, shift: float, dataset: str = "toy") -> pd.DataF
         "tier": "test",
         "n_bins": 100,
         "n_repeats": 10,
+        "n_members": 1.0,
         "included": neuron < N_NEURONS - 4,
         "ci_low": np.nan,
         "ci_high": np.nan,

@@ -1,8 +1,9 @@
 """Scores of predicted responses, vectorised over neurons, in float64.
 
 Responses to repeats are `(bin, repeat, neuron)` and NaN where a repeat is absent or masked; predictions are
-`(bin, neuron)`. A bin without a prediction enters no score that uses predictions. A score that is not defined, for
-instance of a silent neuron, is NaN.
+`(bin, neuron)`, or `(bin, repeat, neuron)` of a model that knows more than the stimulus (behaviour, history, time). A
+bin without a prediction enters no score that uses predictions. A score that is not defined, for instance of a silent
+neuron, is NaN.
 """
 
 from collections.abc import Sequence
@@ -102,16 +103,17 @@ def single_trial_correlation(responses: Repeats, predictions: Predictions) -> Pe
     return masked_pearson(np.broadcast_to(predictions, responses.shape).reshape(shape), responses.reshape(shape))
 
 
-def correlation_to_average(responses: Repeats, predictions: Float[np.ndarray, "bin neuron"]) -> PerNeuron:
+def correlation_to_average(responses: Repeats, predictions: Predictions) -> PerNeuron:
     """Return the correlation of predictions with the average over repeats, over bins.
 
-    0 where the prediction is constant, NaN where the average response is.
+    Predictions that differ between repeats are averaged over the same repeats as the responses. 0 where the prediction
+    is constant, NaN where the average response is.
 
     >>> correlation_to_average(np.array([[[0.0], [1.0]], [[2.0], [3.0]]]), np.array([[0.0], [1.0]]))
     array([1.])
     """
     responses, expanded = _with_predictions(responses, predictions)
-    return masked_pearson(expanded[:, 0], masked_mean(responses, 1))
+    return masked_pearson(_average_prediction(responses, expanded), masked_mean(responses, 1))
 
 
 def signal_power(responses: Repeats) -> PerNeuron:
@@ -144,11 +146,11 @@ def noise_ceiling(responses: Repeats) -> PerNeuron:
         return np.sqrt(power / positive_or_nan(masked_variance(masked_mean(responses, 1))))
 
 
-def normalized_correlation(responses: Repeats, predictions: Float[np.ndarray, "bin neuron"]) -> PerNeuron:
+def normalized_correlation(responses: Repeats, predictions: Predictions) -> PerNeuron:
     """Return CCnorm = CCabs / CCmax of Schoppe et al. 2016: the correlation to the average in units of its ceiling.
 
     Both are over the bins with at least two repeats. NaN where the signal power is not positive; can exceed 1, because
-    the ceiling is an estimate.
+    the ceiling is an estimate, and because it is that of a model which knows the stimulus only.
 
     >>> responses = np.array([[[0.0], [1.0]], [[2.0], [3.0]], [[1.0], [0.0]]])
     >>> normalized_correlation(responses, np.array([[0.5], [2.5], [0.5]])).round(4)
@@ -156,7 +158,7 @@ def normalized_correlation(responses: Repeats, predictions: Float[np.ndarray, "b
     """
     responses, expanded = _with_predictions(responses, predictions)
     responses = _with_two_repeats(responses)
-    return correlation_to_average(responses, expanded[:, 0]) / noise_ceiling(responses)
+    return correlation_to_average(responses, expanded) / noise_ceiling(responses)
 
 
 def bootstrap_mean_ci(values: PerNeuron, n: int, rng: np.random.Generator, level: float = 0.95) -> tuple[float, float]:
@@ -183,7 +185,7 @@ def bootstrap_mean_ci(values: PerNeuron, n: int, rng: np.random.Generator, level
 
 def bootstrap_repeats(
     responses: Repeats,
-    predictions: Float[np.ndarray, "bin neuron"],
+    predictions: Predictions,
     n: int,
     rng: np.random.Generator,
     level: float = 0.95,
@@ -202,8 +204,7 @@ def bootstrap_repeats(
     >>> bool(low[0] < 1 < high[0])
     True
     """
-    responses, expanded = _with_predictions(responses, predictions)
-    prediction = expanded[:, 0]
+    responses, prediction = _with_predictions(responses, predictions)
     n_repeats = responses.shape[1]
     weights = rng.multinomial(n_repeats, np.full(n_repeats, 1 / n_repeats), size=n).astype(np.float64)
     resampled = _resampled_scores(responses, prediction, weights)
@@ -211,7 +212,7 @@ def bootstrap_repeats(
         "correlation_to_average": correlation_to_average(responses, prediction),
         "normalized_correlation": normalized_correlation(responses, prediction),
         "noise_ceiling": noise_ceiling(responses),
-        "feve": feve(responses, predictions),
+        "feve": feve(responses, prediction),
         "explainable_variance": explainable_vs_total_var(responses)[0],
     }
     return {name: _interval_around(scores[name], resampled[name], level) for name in scores}
@@ -228,9 +229,10 @@ def _interval_around(
 
 
 def _resampled_scores(
-    responses: Repeats, prediction: Float[np.ndarray, "bin neuron"], weights: Float[np.ndarray, "sample repeat"]
+    responses: Repeats, prediction: Predictions, weights: Float[np.ndarray, "sample repeat"]
 ) -> dict[str, Float[np.ndarray, "sample neuron"]]:
     """Return the scores of `bootstrap_repeats` for repeats that count as often as each row of weights says."""
+    prediction = prediction[:, None] if prediction.ndim == 2 else prediction
     center = masked_mean(responses, (0, 1))  # sums of squares lose fewer digits
     responses, prediction = responses - center, prediction - center
     aligned = responses - _repeat_effects(responses)
@@ -240,11 +242,11 @@ def _resampled_scores(
         chunk = max(1, MAX_ELEMENTS // (responses.shape[0] * max(responses.shape[1], len(neurons))))
         arrays = [
             np.where(valid[..., neurons], values[..., neurons], 0.0)
-            for values in (responses, aligned, responses - prediction[:, None])
+            for values in (responses, aligned, responses - prediction)
         ]
         for start in range(0, len(weights), chunk):
             rows = slice(start, start + chunk)
-            scores = _weighted_scores(arrays, prediction[:, neurons], valid[..., neurons[0]], weights[rows])
+            scores = _weighted_scores(arrays, prediction[..., neurons], valid[..., neurons[0]], weights[rows])
             for name, values in zip(RESAMPLED, scores, strict=True):
                 resampled[name][rows, neurons] = values
     return resampled
@@ -252,7 +254,7 @@ def _resampled_scores(
 
 def _weighted_scores(
     arrays: Sequence[Repeats],
-    prediction: Float[np.ndarray, "bin neuron"],
+    prediction: Repeats,
     valid: Bool[np.ndarray, "bin repeat"],
     weights: Float[np.ndarray, "sample repeat"],
 ) -> tuple[Float[np.ndarray, "sample neuron"], ...]:
@@ -270,10 +272,11 @@ def _weighted_scores(
     of_average = _sum_of_variances(per_pair * n_squares / np.maximum(n, 1) ** 2, n, weights, aligned, total_aligned)
     with np.errstate(invalid="ignore", divide="ignore"):
         average = total / n[:, :, None]
-        correlation = among_used = masked_pearson(prediction[None], average, axis=1)
+        predicted = _weighted_prediction(prediction, valid, weights)
+        correlation = among_used = masked_pearson(predicted, average, axis=1)
         if not (used | (n == 0)).all():
             average = np.where(used[:, :, None], average, np.nan)
-            among_used = masked_pearson(prediction[None], average, axis=1)
+            among_used = masked_pearson(predicted, average, axis=1)
         variance = positive_or_nan(masked_variance(average, 1))
         power = variance - of_average / positive_or_nan(used.sum(axis=1, keepdims=True) - 1)
         ceiling = np.sqrt(positive_or_nan(power) / variance)
@@ -287,6 +290,16 @@ def _weighted_scores(
             1 - (error - noise) / positive_or_nan(explainable),
             explainable / spread,
         )
+
+
+def _weighted_prediction(
+    prediction: Repeats, valid: Bool[np.ndarray, "bin repeat"], weights: Float[np.ndarray, "sample repeat"]
+) -> Float[np.ndarray, "sample_or_1 bin neuron"]:
+    """Average predictions over the repeats that count for a bin; those that all repeats share stay as they are."""
+    if prediction.shape[1] == 1:
+        return prediction[None, :, 0]
+    n = (weights @ valid.T)[:, :, None]
+    return _weighted_sum(weights, np.where(valid[..., None], prediction, 0.0)) / n
 
 
 def _weighted_sum(
@@ -342,6 +355,13 @@ def _with_predictions(responses: np.ndarray, predictions: np.ndarray) -> tuple[R
             f"got {predictions.shape}"
         )
     return np.where(np.isfinite(predictions), responses, np.nan), predictions
+
+
+def _average_prediction(responses: Repeats, predictions: Repeats) -> Float[np.ndarray, "bin neuron"]:
+    """Average predictions over the repeats that have a response; those that all repeats share stay as they are."""
+    if predictions.shape[1] == 1:
+        return predictions[:, 0]
+    return masked_mean(np.where(np.isfinite(responses), predictions, np.nan), 1)
 
 
 def _with_two_repeats(responses: Repeats) -> Repeats:

@@ -27,6 +27,22 @@ def oracle_corr_jackknife(
     return _correlation(responses, oracle), oracle
 
 
+def fraction_of_oracle(correlation: PerNeuron, oracle: PerNeuron) -> float:
+    """Return the slope of single-trial correlations on jackknife oracles over neurons, through the origin.
+
+    slope = sum(correlation * oracle) / sum(oracle ** 2), the "percentage of oracle performance" of Sinz et al. 2018
+    (Lurz et al. 2021): neurons that respond reliably decide, and no ratio of a neuron without signal enters. The oracle
+    knows the other repeats of the stimulus only, and few of them, so that good models and models that know behaviour
+    can exceed 1. NaN neurons are left out; NaN if none is left.
+
+    >>> fraction_of_oracle(np.array([0.3, 0.1, np.nan]), np.array([0.6, 0.2, 0.5])).round(4)
+    np.float64(0.5)
+    """
+    used = np.isfinite(correlation) & np.isfinite(oracle)
+    power = np.square(oracle[used]).sum()
+    return (correlation[used] * oracle[used]).sum() / power if power > 0 else np.float64("nan")
+
+
 def global_mean_oracle(
     responses: Repeats | Float[np.ndarray, "bin neuron"],
     cut_first_n_frames: int | None = None,

@@ -1,7 +1,7 @@
 """Scores of every neuron with every member and with their ensemble, as one tidy table."""
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,11 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from coread.data_io.dataloader import read_rows
-from coread.data_io.splits import TEST, VALIDATION
+from coread.data_io.splits import TEST
+from coread.eval.ensembles import ENSEMBLE, held_out_bins, out_of_fold, predict_rows
 from coread.eval.metrics import (
+    Predictions,
+    Repeats,
     bootstrap_repeats,
     correlation_to_average,
     explainable_vs_total_var,
@@ -24,10 +27,17 @@ from coread.eval.metrics import (
 from coread.eval.oracles import oracle_corr_jackknife
 from coread.eval.predictions import MemberPredictions, SessionPrediction
 from coread.eval.repeats import align_repeats, gather_repeats
+from coread.eval.sensorium_metrics import (
+    published_correlation_to_average,
+    published_explainable_variance,
+    published_feve,
+    published_single_trial_correlation,
+)
+from coread.eval.settings import EvaluationSettings
 from coread.provenance import write_text
 from coread.recording import Recording
 
-ENSEMBLE, DATA = "ensemble", "data"  # predictors that are no member; `data`: scores that need no model
+DATA = "data"  # predictor of scores that need no model
 BLOCK_VALUES = 2**24  # responses scored at a time: 128 MiB in float64
 MIN_REPEATS = 4  # for an interval over repeats
 COLUMNS = [
@@ -44,6 +54,7 @@ COLUMNS = [
     "value",
     "n_bins",
     "n_repeats",
+    "n_members",
     "included",
     "ci_low",
     "ci_high",
@@ -52,6 +63,11 @@ SORT = ["dataset", "session", "stimulus", "tier", "predictor", "metric", "neuron
 
 PerNeuron = Float[np.ndarray, "neuron"]
 Values = dict[tuple[str, str], tuple[PerNeuron, PerNeuron, PerNeuron]]  # (predictor, metric) -> value, CI low, high
+Metric = Callable[[Repeats, Predictions], PerNeuron]
+CORRELATIONS: Mapping[str, tuple[Metric, Metric]] = {  # formulas -> single-trial, to average
+    "exact": (single_trial_correlation, correlation_to_average),
+    "sensorium_2022": (published_single_trial_correlation, published_correlation_to_average),
+}
 
 
 class ScoreError(ValueError):
@@ -64,19 +80,21 @@ def score_experiment(
     """Return one row per neuron, test stimulus (and "validation"), predictor and metric.
 
     Predictors are the members by name, `ensemble` (mean prediction of all members) and `data`. Test stimuli: every
-    stimulus of the tiers test and final_test, over the bins that are valid, not withheld and have the model's lag of
-    predecessors. Validation: a member is scored on its own validation bins, the ensemble on all bins that are
-    validation bins of at least one member, predicted by only those members. `included` is false for neurons whose
-    explainable variance on the test stimulus (for validation: on all of them) is below the threshold of `config`, the
-    `evaluation` node. Intervals are over repeats, where most bins have at least `MIN_REPEATS`. `fraction_of_ceiling`
-    and `normalized_correlation` are one number under the two names that papers use. Raises ScoreError.
+    stimulus of the tiers test and final_test (apart, as `<stimulus> (final_test)`), over the bins that are valid, not
+    withheld and have the model's lag of predecessors. Validation: a member is scored on its own validation bins, the
+    ensemble on all bins that are validation bins of at least one member, predicted by only those members; `n_members`
+    is their mean number per bin. `included` is false for neurons whose explainable variance on the test stimulus (for
+    validation: on all of them) is below the threshold of `config`, the `evaluation` node, for the metrics that it
+    applies to. Intervals are over repeats, where most bins have at least `MIN_REPEATS`. `fraction_of_ceiling` and
+    `normalized_correlation` are one number under the two names that papers use. Raises ScoreError, EvaluationError.
     """
     if not predictions:
         raise ScoreError("there are no predictions to score")
+    settings = EvaluationSettings.from_config(config)
     parts = [
         table.assign(experiment=predictions[0].experiment)
         for recording in recordings
-        for table in _score_session(recording, predictions, config)
+        for table in _score_session(recording, predictions, settings)
     ]
     scores = pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
     return scores.sort_values(SORT, kind="stable", ignore_index=True)
@@ -105,21 +123,30 @@ def read_scores(path: Path) -> pd.DataFrame:
 
 
 def _score_session(
-    recording: Recording, predictions: Sequence[MemberPredictions], config: Mapping[str, Any]
+    recording: Recording, predictions: Sequence[MemberPredictions], settings: EvaluationSettings
 ) -> Iterator[pd.DataFrame]:
     members = session_members(recording, predictions)
     included_somewhere = np.zeros(recording.n_neurons, bool)
     tables = tested_rows(recording, members)
+    n_members = dict.fromkeys((*members, DATA), 1.0) | {ENSEMBLE: float(len(members))}
     for stimulus, table in tables.items():
         responses = gather_repeats(recording.responses, table)
-        seed = _seed(config, recording.session, stimulus)
-        values, included = _test_scores_in_blocks(responses, predict_rows(members, table), config, seed)
+        seed = _seed(settings, recording.session, stimulus)
+        values, included = _test_scores_in_blocks(responses, predict_rows(members, table), settings, seed)
         included_somewhere |= included
         tier = str(recording.bin_column("tier")[table.max(axis=1)[0]])
-        yield _frame(recording, values, stimulus, tier, responses.shape[0], responses.shape[1], included)
+        shape = responses.shape[:2]
+        yield _frame(recording, values, (stimulus, tier), shape, n_members, included).pipe(_apply_threshold, settings)
     if not tables:
         included_somewhere[:] = True
-    yield from _validation_scores(recording, members, included_somewhere)
+    for table in _validation_scores(recording, members, included_somewhere, settings):
+        yield _apply_threshold(table, settings)
+
+
+def _apply_threshold(table: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:
+    """Include every neuron in the metrics that no threshold applies to."""
+    free = ~table["metric"].map(settings.has_threshold).astype(bool)
+    return table.assign(included=table["included"] | free)
 
 
 def session_members(recording: Recording, predictions: Sequence[MemberPredictions]) -> dict[str, SessionPrediction]:
@@ -144,29 +171,26 @@ def session_members(recording: Recording, predictions: Sequence[MemberPrediction
 def tested_rows(
     recording: Recording, members: Mapping[str, SessionPrediction]
 ) -> dict[str, Int[np.ndarray, "row repeat"]]:
-    """Return the bins of every test stimulus, repeats side by side, that all members predict."""
+    """Return the bins of every test stimulus, repeats side by side, that all members predict.
+
+    A stimulus of the tier final_test is called `<stimulus> (final_test)`: its scores are never mixed with those of the
+    tier test.
+    """
     tested = np.all([member.label == TEST for member in members.values()], axis=0) & recording.valid
-    return align_repeats(recording, tested)
+    final = recording.bin_column("tier").astype(str) == "final_test"
+    of_final = align_repeats(recording, tested & final)
+    return align_repeats(recording, tested & ~final) | {f"{name} (final_test)": of_final[name] for name in of_final}
 
 
-def predict_rows(
-    members: Mapping[str, SessionPrediction], table: Int[np.ndarray, "row repeat"]
-) -> dict[str, Float[np.ndarray, "row neuron"]]:
-    """Return the prediction of every member and of the ensemble, their mean, for each row."""
-    shown = table.max(axis=1)  # any bin of a row: its repeats share their prediction
-    of_row = {name: member.prediction[shown] for name, member in members.items()}
-    return of_row | {ENSEMBLE: np.mean(list(of_row.values()), axis=0, dtype=np.float64)}
-
-
-def _seed(config: Mapping[str, Any], *names: str) -> list[int]:
+def _seed(settings: EvaluationSettings, *names: str) -> list[int]:
     """Return a seed of its own for each session and stimulus, so that adding one changes no other's interval."""
-    return [int(config["bootstrap"]["seed"]), *(zlib.crc32(name.encode()) for name in names)]
+    return [settings.seed, *(zlib.crc32(name.encode()) for name in names)]
 
 
 def _test_scores_in_blocks(
     responses: Float[np.ndarray, "row repeat neuron"],
-    predictions: Mapping[str, Float[np.ndarray, "row neuron"]],
-    config: Mapping[str, Any],
+    predictions: Mapping[str, Predictions],
+    settings: EvaluationSettings,
     seed: Sequence[int],
 ) -> tuple[Values, Bool[np.ndarray, "neuron"]]:
     """Score blocks of neurons, so that the float64 copies of thousands of neurons never lie in memory together.
@@ -179,8 +203,8 @@ def _test_scores_in_blocks(
     scored = [
         _test_scores(
             responses[..., block].astype(np.float64),
-            {name: prediction[:, block].astype(np.float64) for name, prediction in predictions.items()},
-            config,
+            {name: prediction[..., block].astype(np.float64) for name, prediction in predictions.items()},
+            settings,
             seed,
         )
         for block in blocks
@@ -194,12 +218,14 @@ def _test_scores_in_blocks(
 
 def _test_scores(
     responses: Float[np.ndarray, "row repeat neuron"],
-    predictions: Mapping[str, Float[np.ndarray, "row neuron"]],
-    config: Mapping[str, Any],
+    predictions: Mapping[str, Predictions],
+    settings: EvaluationSettings,
     seed: Sequence[int],
 ) -> tuple[Values, Bool[np.ndarray, "neuron"]]:
     varies = np.nanmax(responses, axis=(0, 1)) > np.nanmin(responses, axis=(0, 1))
-    explainable = np.where(varies, explainable_vs_total_var(responses)[0], np.nan)
+    published = settings.formulas == "sensorium_2022"
+    share = published_explainable_variance(responses) if published else explainable_vs_total_var(responses)[0]
+    explainable = np.where(varies, share, np.nan)
     values = {
         (DATA, "explainable_variance"): explainable,
         (DATA, "noise_ceiling"): noise_ceiling(responses),
@@ -207,26 +233,26 @@ def _test_scores(
     }
     intervals: dict[tuple[str, str], Float[np.ndarray, "2 neuron"]] = {}
     for name, prediction in predictions.items():
-        values |= _model_scores(name, responses, prediction)
-        intervals |= _intervals(name, responses, prediction, config["bootstrap"], seed)
+        values |= _model_scores(name, responses, prediction, settings)
+        intervals |= _intervals(name, responses, prediction, settings, seed)
     # without repeats the explainable variance is unknown, and nothing speaks against a neuron that varies
-    included = varies & ~(explainable < float(config["explainable_variance_threshold"]))
+    included = varies & ~(explainable < settings.explainable_variance_threshold)
     nothing = np.full((2, len(included)), np.nan)
     return {key: (value, *intervals.get(key, nothing)) for key, value in values.items()}, included
 
 
 def _model_scores(
-    name: str,
-    responses: Float[np.ndarray, "row repeat neuron"],
-    prediction: Float[np.ndarray, "row neuron"],
+    name: str, responses: Repeats, prediction: Predictions, settings: EvaluationSettings
 ) -> dict[tuple[str, str], PerNeuron]:
     normalized = normalized_correlation(responses, prediction)
+    single_trial, to_average = CORRELATIONS[settings.formulas]
+    published = settings.formulas == "sensorium_2022"
     scores = {
-        "single_trial_correlation": single_trial_correlation(responses, prediction),
-        "correlation_to_average": correlation_to_average(responses, prediction),
+        "single_trial_correlation": single_trial(responses, prediction),
+        "correlation_to_average": to_average(responses, prediction),
         "normalized_correlation": normalized,
         "fraction_of_ceiling": normalized,
-        "feve": feve(responses, prediction),
+        "feve": published_feve(responses, prediction) if published else feve(responses, prediction),
         "poisson_loss": _poisson_loss(responses, prediction),
     }
     return {(name, metric): value for metric, value in scores.items()}
@@ -234,9 +260,9 @@ def _model_scores(
 
 def _intervals(
     name: str,
-    responses: Float[np.ndarray, "row repeat neuron"],
-    prediction: Float[np.ndarray, "row neuron"],
-    bootstrap: Mapping[str, Any],
+    responses: Repeats,
+    prediction: Predictions,
+    settings: EvaluationSettings,
     seed: Sequence[int],
 ) -> dict[tuple[str, str], Float[np.ndarray, "2 neuron"]]:
     """Return intervals over repeats, from the same resamples for every predictor; none for few repeats.
@@ -245,67 +271,56 @@ def _intervals(
     78 to 89 % of cases.
     """
     repeats_of_bin = np.isfinite(responses).any(axis=2).sum(axis=1)
-    if not bootstrap["n"] or np.median(repeats_of_bin) < MIN_REPEATS:
+    if not settings.n_bootstrap or np.median(repeats_of_bin) < MIN_REPEATS:
         return {}
     rng = np.random.default_rng(seed)
-    found = bootstrap_repeats(responses, prediction, int(bootstrap["n"]), rng, float(bootstrap["level"]))
+    found = bootstrap_repeats(responses, prediction, settings.n_bootstrap, rng, settings.level)
     found["fraction_of_ceiling"] = found["normalized_correlation"]
     data = ("noise_ceiling", "explainable_variance")
     return {(DATA if metric in data else name, metric): interval for metric, interval in found.items()}
 
 
-def _poisson_loss(
-    responses: Float[np.ndarray, "row repeat neuron"], prediction: Float[np.ndarray, "row neuron"]
-) -> PerNeuron:
+def _poisson_loss(responses: Repeats, prediction: Predictions) -> PerNeuron:
     """Return the loss of counts or rates; NaN for neurons whose responses can be negative."""
+    prediction = prediction[:, None] if prediction.ndim == 2 else prediction
     # an identity output may undershoot zero, where the loss is not defined
-    loss = poisson_loss_numpy(responses, np.maximum(prediction, 0.0)[:, None], mean_axis=(0, 1))
+    loss = poisson_loss_numpy(responses, np.maximum(prediction, 0.0), mean_axis=(0, 1))
     return np.where(np.nanmin(responses, axis=(0, 1)) < 0, np.nan, loss)
 
 
 def _validation_scores(
-    recording: Recording, members: Mapping[str, SessionPrediction], included: Bool[np.ndarray, "neuron"]
+    recording: Recording,
+    members: Mapping[str, SessionPrediction],
+    included: Bool[np.ndarray, "neuron"],
+    settings: EvaluationSettings,
 ) -> Iterator[pd.DataFrame]:
-    held_out = {name: (member.label == VALIDATION) & recording.valid for name, member in members.items()}
-    held_out[ENSEMBLE] = np.any(list(held_out.values()), axis=0)
-    for name, bins in held_out.items():
-        rows = np.flatnonzero(bins)
+    single_trial, _ = CORRELATIONS[settings.formulas]
+    groups = {name: [member] for name, member in members.items()} | {ENSEMBLE: list(members.values())}
+    for name, group in groups.items():
+        rows = np.flatnonzero(held_out_bins(group) & recording.valid)
         if not len(rows):
             continue
         responses = np.asarray(read_rows(recording.responses, rows), np.float64)[:, None]
-        prediction = (
-            _honest_mean(members.values(), rows)
-            if name == ENSEMBLE
-            else members[name].prediction[rows].astype(np.float64)
-        )
+        prediction, n_members = out_of_fold(group, rows)
         values = {
-            (name, "single_trial_correlation"): single_trial_correlation(responses, prediction),
+            (name, "single_trial_correlation"): single_trial(responses, prediction),
             (name, "poisson_loss"): _poisson_loss(responses, prediction),
         }
         nothing = np.full(recording.n_neurons, np.nan)
         without_interval: Values = {key: (value, nothing, nothing) for key, value in values.items()}
-        yield _frame(recording, without_interval, "validation", "validation", len(rows), 1, included)
-
-
-def _honest_mean(members: Iterable[SessionPrediction], rows: Int[np.ndarray, "row"]) -> Float[np.ndarray, "row neuron"]:
-    """Average over the members for which a bin is a validation bin: those that were not trained on it."""
-    total, count = np.zeros(1), np.zeros((len(rows), 1))
-    for member in members:
-        own = (member.label[rows] == VALIDATION)[:, None]
-        total = total + np.where(own, member.prediction[rows].astype(np.float64), 0.0)
-        count += own
-    return total / count
+        place = ("validation", "validation")
+        yield _frame(recording, without_interval, place, (len(rows), 1), {name: float(n_members.mean())}, included)
 
 
 def _frame(
     recording: Recording,
     values: Values,
-    stimulus: str,
-    tier: str,
-    n_bins: int,
-    n_repeats: int,
+    place: tuple[str, str],
+    shape: tuple[int, int],
+    n_members: Mapping[str, float],
     included: Bool[np.ndarray, "neuron"],
 ) -> pd.DataFrame:
+    """Return one row per neuron and score; `place` is stimulus and tier, `shape` numbers of bins and repeats."""
     columns = {
         "neuron": np.arange(recording.n_neurons),
         "unit_id": recording.neurons["unit_id"].astype(str).to_numpy(),
@@ -321,8 +336,9 @@ def _frame(
     return pd.concat(tables, ignore_index=True).assign(
         dataset=recording.dataset,
         session=recording.session,
-        stimulus=stimulus,
-        tier=tier,
-        n_bins=n_bins,
-        n_repeats=n_repeats,
+        stimulus=place[0],
+        tier=place[1],
+        n_bins=shape[0],
+        n_repeats=shape[1],
+        n_members=lambda table: table["predictor"].map(n_members).astype(float),
     )

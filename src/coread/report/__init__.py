@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
 
 from coread.provenance import code_version, library_versions, machine, write_text
 from coread.report.campaign import collect_campaign
+from coread.report.comparison import collect_comparisons
 from coread.report.contents import collect_experiment
 from coread.report.tables import difference_rows, overview_rows
 
@@ -23,6 +25,7 @@ def write_report(
     recordings: Mapping[str, Sequence[Path]],
     members: Mapping[str, Sequence[Path]],
     attempts: pd.DataFrame | None = None,
+    comparisons: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write the report of the given experiments, atomically; it makes no request to any other file or host.
 
@@ -30,7 +33,8 @@ def write_report(
     beside the recordings, which say what quality filters removed. Everything else is read from its place below
     `results_dir`: `{experiment}/{scores.csv, receptive_fields.csv, config/*.yaml, figures/*}` and `tables/*.csv`. What
     an experiment does not have is left out, and so is the section on jobs without `attempts`, their table
-    (`coread.attempts.read_attempts`). Raises OSError or ValueError that names a damaged file.
+    (`coread.attempts.read_attempts`). `comparisons` are those of configs/workflow.yaml that were written. Raises
+    OSError or ValueError that names a damaged file.
     """
     summary = pd.read_csv(results_dir / "tables" / "scores.csv")
     differences = pd.read_csv(results_dir / "tables" / "differences.csv")
@@ -43,6 +47,7 @@ def write_report(
             ],
             overview=overview_rows(summary),
             differences=difference_rows(differences),
+            comparisons=collect_comparisons(results_dir, comparisons or {}),
             campaign=None if attempts is None else collect_campaign(attempts),
             created=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
             code=code_version(),

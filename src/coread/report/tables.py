@@ -107,17 +107,19 @@ def summary_rows(summary: pd.DataFrame) -> Table:
             with_interval(row, row.n),
             Cell(f"{row.median:.3f}" if np.isfinite(row.median) else "", _sortable(row.median)),
             *(Cell(str(count), float(count)) for count in (row.n, row.n_excluded, row.n_undefined)),
+            Cell(f"{row.n_members:.3g}", _sortable(row.n_members)),
         ]
         for row in rows_of(summary)
     ]
     return Table(
-        ["stimulus", "predictor", "metric", "mean, 95 % interval", "median", "n", "excluded", "undefined"],
-        [False, False, False, True, True, True, True, True],
+        ["stimulus", "predictor", "metric", "mean, 95 % interval", "median", "n", "excluded", "undefined", "members"],
+        [False, False, False, *[True] * 6],
         rows,
         "Means over included neurons with 95 % bootstrap intervals over neurons. Predictor data: needs no model; "
         "member mean: scores of single members, averaged per neuron; ensemble: score of their mean prediction. "
         "Every mean is over the n neurons of its row; undefined ones are included but have no value. "
-        f"{VALIDATION_NOTE} Validation bins of the ensemble are predicted only by members not trained on them.",
+        f"{VALIDATION_NOTE} Validation bins of the ensemble are predicted only by members not trained on them: members "
+        "says by how many on average.",
         filterable=True,
     )
 
