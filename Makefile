@@ -37,7 +37,7 @@ test: .venv/installed
 	check mypy; \
 	check snakefmt --check Snakefile rules; \
 	check snakemake --lint; \
-	check python -m pytest -m "not acceptance" $(or $(PYTEST_ARGS),-n $(TEST_WORKERS)); \
+	check python -m pytest -m "not acceptance" $(or $(PYTEST_ARGS),-n $(TEST_WORKERS) --durations 15); \
 	if [ -n "$$failed" ]; then echo -e "failed:$$failed"; exit 1; fi
 
 acceptance: .venv/installed

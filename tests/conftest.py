@@ -1,13 +1,16 @@
 """Fixtures and guards shared by every test."""
 
+import contextlib
 import os
 import random
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from coread.recording import Recording, Stimulus
@@ -15,7 +18,7 @@ from coread.recording import Recording, Stimulus
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLUSTER = "tests/cluster"
 # minutes each: they begin first, so that no worker waits for another that began one last
-LONGEST = (CLUSTER, "tests/test_rerun.py", "tests/test_shipped_configs.py")
+LONGEST = (CLUSTER, "tests/test_shipped_configs.py", "tests/test_rerun.py")
 
 
 # ---------------------------------------------------------------------------------------- workers (`pytest -n 2`)
@@ -26,14 +29,34 @@ def work_unit(nodeid: str) -> str:
     return CLUSTER if nodeid.startswith(f"{CLUSTER}/") else nodeid.partition("::")[0]
 
 
+def has_workers(config: pytest.Config) -> bool:
+    """Return whether this process hands out the tests."""
+    return bool(config.getoption("numprocesses", None)) and not is_worker(config)
+
+
+def is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Give workers and the programs that they start one thread each: threads of several would fight for the cores."""
-    if config.getoption("numprocesses", None):
+    if has_workers(config):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+        config.option.testrunuid = config.option.testrunuid or uuid.uuid4().hex
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End what workers left behind: after Ctrl-C they get ten seconds, and a cluster takes longer to stop."""
+    if has_workers(session.config):
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get("PYTEST_XDIST_TESTRUNUID") == session.config.option.testrunuid:
+                    process.kill()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if hasattr(config, "workerinput"):
+    if is_worker(config):
         order = {unit: place for place, unit in enumerate(LONGEST)}
         items.sort(key=lambda item: order.get(work_unit(item.nodeid), len(order)))
 
