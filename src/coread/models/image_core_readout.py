@@ -83,7 +83,6 @@ class ImageCoreReadout(BaseCoreReadout):
                 core_output_shape(core_module, (channels, *in_shape[1:])),
                 n_neurons_dict,
                 info,
-                nonlinearity if start_at_mean_activity else None,
             ),
             learning_rate=learning_rate,
             loss=loss,
@@ -94,6 +93,7 @@ class ImageCoreReadout(BaseCoreReadout):
             lr_scheduler=lr_scheduler,
         )
         self.behaviour_channels = behaviour_channels
+        self.start_at_mean_activity = start_at_mean_activity
         self.nonlinearity = nonlinearity
         self.shifter = nn.ModuleDict()
         self.modulator = nn.ModuleDict()
@@ -103,14 +103,14 @@ class ImageCoreReadout(BaseCoreReadout):
         """Make shifters and modulators of sessions, of which `data_info` says what they need."""
         nodes = self.data_info["model_config"]
         for session, n_neurons in n_neurons_dict.items():
+            self._start_bias(session)
             if nodes["shifter"] is not None:
                 self.shifter[session] = _partial(nodes["shifter"])()
             if nodes["modulator"] is not None:
-                activity = self.data_info.get("mean_activity_dict")
                 self.modulator[session] = _partial(nodes["modulator"])(
                     nr_neurons=int(n_neurons),
                     nr_trials=self.data_info.get("n_trials_dict", {}).get(session),
-                    mean_activity=None if activity is None else torch.as_tensor(activity[session]),
+                    mean_activity=self._mean_activity(session),
                     nonlinearity=self.nonlinearity,
                 )
         first = next(iter(self.modulator.values()), None)
@@ -120,6 +120,20 @@ class ImageCoreReadout(BaseCoreReadout):
             **{name: first is not None and name in first.context_names for name in CONTEXT[2:]},
         }
         self.context_names = tuple(name for name in CONTEXT if wanted[name])
+
+    def _mean_activity(self, session: str) -> Float[Tensor, " neuron"] | None:
+        activity = (self.data_info.get("mean_activity_dict") or {}).get(session)
+        return None if activity is None else torch.as_tensor(activity, dtype=torch.float32)
+
+    @torch.no_grad()
+    def _start_bias(self, session: str) -> None:
+        """Start a readout's bias at what gives the mean activity, or at zero; the nonlinearity is not the readout's."""
+        readout: Any = self.readout[session]
+        activity = self._mean_activity(session)
+        if self.start_at_mean_activity and activity is not None:
+            readout.initialize_bias(self.nonlinearity.inverse(activity))
+        elif readout.bias is not None:
+            readout.bias.zero_()
 
     def forward(
         self,
@@ -222,23 +236,17 @@ def _make_readout(
     in_shape: Sequence[int],
     n_neurons_dict: Mapping[str, int],
     info: Mapping[str, Any],
-    nonlinearity: OutputNonlinearity | None,
 ) -> Any:
-    """Return the readouts, whose biases start at the inverse of `nonlinearity` of the mean activity, or at zero."""
+    """Return the readouts of all sessions, without a nonlinearity; raises ValueError if they should have one."""
     if node.get("nonlinearity_function", "identity") != "identity":
         raise ValueError(
             f"nonlinearity_function of the readout must be identity, got {node['nonlinearity_function']!r}: "
             "the model's output_nonlinearity follows it"
         )
     make = _partial(node)
-    activity = info.get("mean_activity_dict")
-    start = None
-    if nonlinearity is not None and activity is not None:
-        start = {name: nonlinearity.inverse(torch.as_tensor(mean).float()) for name, mean in activity.items()}
     return make(
         in_shape=in_shape,
         n_neurons_dict=dict(n_neurons_dict),
-        mean_activity_dict=start,
         nonlinearity_function="identity",
         **{name: info[name] for name in getattr(make.func, "session_tables", ()) if name in info},
     )

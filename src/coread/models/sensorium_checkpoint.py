@@ -82,7 +82,7 @@ def load_sensorium_checkpoint(
         )
         model.load_state_dict(dict(state))
     except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{file}: {error}") from error
+        raise CheckpointError(f"{file}: {' '.join(str(error).split())}") from error
     return model.to(device).eval()
 
 
@@ -147,8 +147,8 @@ def _core_node(state: State, sessions: Sequence[str], linear: bool | None) -> di
     if any(height != width for *_, height, width in sizes):
         raise ValueError(f"filters must be square, their shapes are {sizes}")
     channels = [size[0] for size in sizes]
-    entries = [_size(state, f"{prefix}{i}.ds_conv.in_depth_conv.weight", 4) for i in numbers[1:]]
-    entries = entries if depth_separable else sizes[1:]
+    entry = "ds_conv.in_depth_conv" if depth_separable else "conv"
+    n_seen = [_size(state, f"{prefix}{i}.{entry}.weight", 4)[1] for i in numbers[1:]]
     return {
         "_target_": "coread.modules.core.stacked_core.Stacked2dCore",
         "hidden_channels": channels,
@@ -160,9 +160,7 @@ def _core_node(state: State, sessions: Sequence[str], linear: bool | None) -> di
         "momentum": PUBLISHED_MOMENTUM,
         "bias": any(f"{name}.bias" in state for name in names),
         # a layer that sees several others has as many times their channels
-        "skip": max(
-            (e[1] // channels[0] for e, below in zip(entries, channels, strict=False) if e[1] != below), default=0
-        ),
+        "skip": max((n // channels[0] for n, below in zip(n_seen, channels, strict=False) if n != below), default=0),
         "stack": _stack(channels, _size(state, f"readout.{sessions[0]}._features", 4)[1]),
         "linear": _is_linear(len(numbers), _has(state, "modulator.")) if linear is None else linear,
     }
