@@ -240,10 +240,10 @@ def test_validation_is_that_of_one_process(folder: Path) -> None:
     """The same weights, validated by one process: the same scores to the last digit."""
     found = load(folder, "parity", 1)
     recordings = three_sessions()
-    model, labels, statistics = _prepare(SPARE, recordings, 0)
+    model, fitted = _prepare(SPARE, recordings, 0)
     model.load_state_dict(found["final"])
-    prepared = (model.lag, statistics, torch.device("cpu"))
-    windows = {label: _session_windows(SPARE, recordings, labels, label, *prepared) for label in (TRAIN, VALIDATION)}
+    prepared = (model, fitted, torch.device("cpu"))
+    windows = {label: _session_windows(SPARE, recordings, label, *prepared) for label in (TRAIN, VALIDATION)}
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     (scores,) = trainer.validate(model, Epochs(windows, 0), verbose=False)
     best = found["history"]["val_correlation"].index(max(found["history"]["val_correlation"]))

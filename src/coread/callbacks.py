@@ -61,21 +61,26 @@ class KeepRanksAlike(Callback):
 
 
 class KeepBest(Callback):
-    """Keep the weights with the highest validation correlation."""
+    """Keep the weights with the highest validation correlation; `tolerance` is how much higher another must be."""
 
-    def __init__(self, monitor: str = "val_correlation") -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: str = "val_correlation", tolerance: float = 0.0) -> None:
+        self.monitor, self.tolerance = monitor, tolerance
         self.best_score, self.best_epoch = -float("inf"), -1
         self.best_weights: dict[str, torch.Tensor] = {}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the weights if they are better than any before."""
-        if trainer.sanity_checking:
-            return
+        if not trainer.sanity_checking:
+            self.judge(trainer, pl_module)
+
+    def judge(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+        """Return whether the weights are better than any before, and keep a copy of them if they are."""
         score = float(trainer.callback_metrics[self.monitor])
-        if score > self.best_score:
+        is_better = score > self.best_score + self.tolerance
+        if is_better:
             self.best_score, self.best_epoch = score, trainer.current_epoch
             self.best_weights = {name: _copied(value.detach()) for name, value in pl_module.state_dict().items()}
+        return is_better
 
     def outcome(self) -> dict[str, Any]:
         """Return what the member keeps of how its weights were chosen."""

@@ -28,6 +28,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "train": (
         "splits",
         "dataloader",
+        "regressors",
         "model",
         "loss",
         "initialization",

@@ -36,16 +36,20 @@ NO_NUMBERS = frozenset(
         "coread.signatures",
     }
 )
+# what is imported by this name where the settings have a group, and decides numbers nowhere else
+GROUP_MODULES = {"regressors": "coread.data_io.context"}
 TEMPLATES = frozenset({".html", ".css", ".js"})
 
 
 def deciding_code(script: Path, settings: str, package: Path = PACKAGE) -> list[Path]:
     """Return the modules of this package that decide a script's numbers, given the text of its settings.
 
-    These are the modules it imports, directly or not, those of the classes that `_target_` in the settings names, and
-    what lies beside them in their packages (templates).
+    These are the modules it imports, directly or not, those of the classes that `_target_` in the settings names and
+    of the groups they have (`GROUP_MODULES`), and what lies beside them in their packages (templates).
     """
-    modules = imported_modules([script], sorted(set(re.findall(r"_target_: (\S+)", settings))), package)
+    targets = set(re.findall(r"_target_: (\S+)", settings))
+    targets |= {module for group, module in GROUP_MODULES.items() if re.search(rf"^{group}:", settings, re.MULTILINE)}
+    modules = imported_modules([script], sorted(targets), package)
     files = [file for name in modules if name not in NO_NUMBERS and (file := module_file(name, package)) is not None]
     folders = [file.parent for file in files if file.name == "__init__.py"]
     return files + sorted(path for folder in folders for path in folder.glob("*.*") if path.suffix in TEMPLATES)

@@ -1,12 +1,13 @@
 """Training of one member: `train(config, recordings, fold, seed) -> Member`, readable top to bottom."""
 
 import hashlib
+import importlib
 import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import hydra.utils
 import numpy as np
@@ -25,24 +26,37 @@ from pytorch_lightning.plugins.environments import (
 from pytorch_lightning.strategies import DDPStrategy
 
 from coread.callbacks import KeepBest, KeepRanksAlike, LearningCurve, SaveLast, SeedEpochs, epoch_seed
+from coread.data_io.cutmix import CutMix
 from coread.data_io.cyclers import LongCycler, SharedCycler, ShortCycler
 from coread.data_io.dataloader import SessionWindows
 from coread.data_io.splits import TRAIN, VALIDATION, label_bins
-from coread.data_io.statistics import QualityError, Statistics, compute_statistics, constant_neurons
+from coread.data_io.statistics import Statistics, compute_statistics
 from coread.distributed import Ranks, find_ranks
-from coread.models.core_readout import BaseCoreReadout, is_model_causal
+from coread.models.core_readout import BaseCoreReadout
 from coread.models.initialization import GivenStas, initialize_readouts
 from coread.models.member import Member, build_model, session_sizes
 from coread.provenance import code_version
 from coread.recording import Recording
+from coread.signatures import GROUP_MODULES
+from coread.training_checks import check_causality, check_quality, check_sessions
 
 if TYPE_CHECKING:
+    from coread.data_io.regressors.session import SessionContext
     from coread.models.extension import TrainedCore
 
 log = logging.getLogger(__name__)
 
 Labels = dict[str, Int8[np.ndarray, "bin"]]
 Cycler = TypeVar("Cycler", LongCycler, ShortCycler)
+SESSIONS = "sessions"  # value of trainer.accumulate_grad_batches: one batch of every session per optimiser step
+
+
+class Fitted(NamedTuple):
+    """What a fold decides for the training: labels, statistics, and what is known of a session beside its stimuli."""
+
+    labels: Labels
+    statistics: Statistics
+    contexts: "dict[str, SessionContext]"
 
 
 def train(
@@ -77,10 +91,10 @@ def train(
     trained_core = _trained_core(settings, recordings, model_files)
     if trained_core is not None:
         settings["model"] = trained_core.model_settings(settings["model"])
-    model, labels, statistics = _prepare(settings, recordings, fold, trained_core, stas)
+    model, fitted = _prepare(settings, recordings, fold, trained_core, stas)
 
     windows = {
-        label: _session_windows(settings, recordings, labels, label, model.lag, statistics, _device(accelerator, ranks))
+        label: _session_windows(settings, recordings, label, model, fitted, _device(accelerator, ranks))
         for label in (TRAIN, VALIDATION)
     }
     stoppers = [hydra.utils.instantiate(callback) for callback in settings["training_callbacks"].values()]
@@ -94,7 +108,16 @@ def train(
     watching = [SeedEpochs(seed, ranks.rank), *together, keep_best, curve, *others, *callbacks, SaveLast(last)]
     with warnings.catch_warnings():
         _silence_lightning()
-        trainer = _trainer(settings, watching, ranks, work_dir, accelerator, precision, loggers, progress_bar)
+        trainer = _trainer(
+            _with_sessions(settings["trainer"], len(recordings)),
+            watching,
+            ranks,
+            work_dir,
+            accelerator,
+            precision,
+            loggers,
+            progress_bar,
+        )
         if last.exists():
             log.info("resuming from %s", last)
         resume = last if last.exists() else None
@@ -146,7 +169,7 @@ def _trained_core(
         return None
     # named by the settings, so that other experiments do not depend on the code that reads model files
     trained_core = hydra.utils.instantiate(settings["pretrained_core"]).load(model_files)
-    _check_sessions(recordings)
+    check_sessions(recordings)
     trained_core.check(session_sizes(recordings))
     return trained_core
 
@@ -157,13 +180,14 @@ def _prepare(
     fold: int,
     trained_core: "TrainedCore | None" = None,
     stas: Mapping[str, Path] | None = None,
-) -> tuple[BaseCoreReadout, Labels, Statistics]:
-    """Build the model, label the bins, fit the statistics, start the readouts from the training bins."""
-    _check_sessions(recordings)
+) -> tuple[BaseCoreReadout, Fitted]:
+    """Build the model, label the bins, fit statistics and regressors, start the readouts from the training bins."""
+    check_sessions(recordings)
     sizes = session_sizes(recordings)
-    lag = build_model(settings, sizes).lag
+    untrained = build_model(settings, sizes)
+    lag = untrained.lag
     labels = {recording.session: label_bins(recording, settings["splits"], fold, lag) for recording in recordings}
-    _check_quality(recordings, labels, fold, settings["quality_checks"]["allow_constant_neurons"])
+    check_quality(recordings, labels, fold, settings["quality_checks"]["allow_constant_neurons"])
     statistics = compute_statistics(
         recordings,
         labels,
@@ -172,40 +196,56 @@ def _prepare(
     )
     if trained_core is not None:
         statistics = trained_core.keep_normalisation(statistics)
+    contexts: dict[str, SessionContext] = {}
+    if settings.get("regressors") is not None:
+        # by name: experiments without regressors do not depend on their code
+        context = importlib.import_module(GROUP_MODULES["regressors"])
+        names = untrained.context_names
+        contexts, kept = context.fit_contexts(recordings, labels, statistics, settings["regressors"], names)
+        sizes |= kept
     model = build_model(settings, sizes | _fitted(statistics))
     if trained_core is not None:
         trained_core.put_into(model)
-    _check_causality(model, settings)
+    check_causality(model, settings)
     given = None if stas is None else GivenStas(stas, fold)
     initialize_readouts(model, recordings, labels, statistics, settings["initialization"], given)
     for session, label in labels.items():
         counts = {"training": int((label == TRAIN).sum()), "validation": int((label == VALIDATION).sum())}
         log.info("session %s: %s bins, lag %d", session, counts, lag)
-    return model, labels, statistics
+    return model, Fitted(labels, statistics, contexts)
 
 
 def _session_windows(
     settings: Mapping[str, Any],
     recordings: Sequence[Recording],
-    labels: Labels,
     label: int,
-    lag: int,
-    statistics: Statistics,
+    model: BaseCoreReadout,
+    fitted: Fitted,
     device: torch.device,
 ) -> dict[str, SessionWindows]:
+    cutmix = settings["dataloader"].get("cutmix") if label == TRAIN else None
     return {
         recording.session: SessionWindows(
             recording,
-            labels[recording.session],
+            fitted.labels[recording.session],
             label,
-            lag=lag,
+            lag=model.lag,
             window_length=settings["dataloader"]["window_length"],
             batch_size=settings["dataloader"]["batch_size"],
-            statistics=statistics,
+            statistics=fitted.statistics,
             device=device,
+            context=fitted.contexts.get(recording.session),
+            context_names=model.context_names,
+            cutmix=None if cutmix is None else CutMix(**cutmix),
         )
         for recording in recordings
     }
+
+
+def _with_sessions(trainer: Mapping[str, Any], n_sessions: int) -> dict[str, Any]:
+    """Return the trainer's settings with the number of sessions in place of its name."""
+    accumulated = trainer.get("accumulate_grad_batches", 1)
+    return {**trainer, "accumulate_grad_batches": n_sessions if accumulated == SESSIONS else accumulated}
 
 
 def _trainer(
@@ -219,7 +259,7 @@ def _trainer(
     progress_bar: bool | None,
 ) -> pl.Trainer:
     """Build the Lightning trainer; no wall-clock limit, because an undertrained member must not pass for a trained."""
-    arguments = {name: value for name, value in settings["trainer"].items() if name != "num_processes"}
+    arguments = {name: value for name, value in settings.items() if name != "num_processes"}
     return pl.Trainer(
         **arguments,
         accelerator=_device(accelerator).type,
@@ -245,7 +285,7 @@ def _trainer(
 def _ranks(trainer: Mapping[str, Any], accelerator: str) -> Ranks:
     """Return which rank this process is; raises ValueError for settings that ranks cannot share."""
     ranks = find_ranks(int(trainer.get("num_processes", 1)))
-    if ranks.size > 1 and int(trainer.get("accumulate_grad_batches", 1)) > 1:
+    if ranks.size > 1 and trainer.get("accumulate_grad_batches", 1) != 1:
         # where ranks accumulate, gradients of a session that is in no rank's last batch would never be brought together
         raise ValueError(
             f"trainer.num_processes={ranks.size} already accumulates the gradients of {ranks.size} batches: set "
@@ -311,46 +351,6 @@ def _fitted(statistics: Statistics) -> dict[str, Any]:
         "response_scale": statistics.response_scale,
         "mean_activity_dict": statistics.mean_activity,
     }
-
-
-def _check_sessions(recordings: Sequence[Recording]) -> None:
-    """Raise ValueError if the sessions cannot share a core."""
-    if not recordings:
-        raise ValueError("there is no recording to train on")
-    for attribute in ("rate_hz", "unit"):
-        found = {recording.session: getattr(recording, attribute) for recording in recordings}
-        if len(set(found.values())) > 1:
-            raise ValueError(f"the sessions of one experiment must share {attribute}, found {found}")
-    shapes = {
-        f"{recording.session}/{name}": tuple(stimulus.frames.shape[1:])
-        for recording in recordings
-        for name, stimulus in recording.stimuli.items()
-    }
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"all stimuli must share (channel, height, width), found {shapes}")
-
-
-def _check_causality(model: BaseCoreReadout, settings: Mapping[str, Any]) -> None:
-    """Refuse models that see the future where clips are held out: the gap before a clip does not protect its end."""
-    if settings["splits"]["method"] == "folds" and not is_model_causal(model):
-        raise ValueError(
-            "the model sees later frames than its own (padding in time), so training bins would see held-out frames; "
-            "use causal padding, or splits=published with tiers that are far enough apart"
-        )
-
-
-def _check_quality(recordings: Sequence[Recording], labels: Labels, fold: int, allow_constant: bool) -> None:
-    for recording in recordings:
-        label = labels[recording.session]
-        for wanted, name in ((TRAIN, "training"), (VALIDATION, "validation")):
-            if not (label == wanted).any():
-                raise QualityError(f"session {recording.session!r} has no {name} bins in fold {fold}")
-        if len(constant := constant_neurons(recording, label)) and not allow_constant:
-            raise QualityError(
-                f"session {recording.session!r}: {len(constant)} of {recording.n_neurons} neurons never change in the "
-                f"training bins of fold {fold} (zero variance), neuron rows {constant.tolist()}; "
-                "remove them from the recording, or train beside them with quality_checks.allow_constant_neurons=true"
-            )
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

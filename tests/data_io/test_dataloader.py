@@ -35,7 +35,7 @@ def make_windows(recording, *, label=TRAIN, lag=5, window_length=16, batch_size=
 def counted_pairs(windows, batches):
     """Return (frame content, response) of every counted bin, in order."""
     pairs = []
-    for inputs, targets, mask in batches:
+    for inputs, targets, mask, _ in batches:
         assert inputs.shape[2] == targets.shape[1] == mask.shape[1] == windows.window_length
         for item, place in np.argwhere(mask.numpy()):
             if place >= windows.lag:
@@ -60,7 +60,7 @@ def test_every_bin_comes_once_with_its_own_frame(make_recording, label):
 def test_the_frames_before_a_bin_are_its_past(make_recording):
     recording = make_recording()
     windows, labels, statistics = make_windows(recording, label=VALIDATION)
-    inputs, _, mask = next(iter(windows.in_order()))
+    inputs, _, mask, _ = next(iter(windows.in_order()))
     first_bin = np.flatnonzero(labels == VALIDATION)[0]
     assert mask[0, windows.lag]
     for place in range(windows.lag + 1):

@@ -6,9 +6,9 @@ Recordings whose frames or responses are lazy h5py datasets are read window by w
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import h5py
 import numpy as np
@@ -19,13 +19,22 @@ from torch import Tensor
 from coread.data_io.statistics import Statistics
 from coread.recording import BLANK, Recording, Stimulus
 
+if TYPE_CHECKING:
+    from coread.data_io.cutmix import CutMix
+    from coread.data_io.regressors.session import SessionContext
+
 
 class DataPoint(NamedTuple):
-    """One batch of windows; `mask` is true where a bin counts."""
+    """One batch of windows; `mask` is true where a bin counts.
+
+    `context` is what the model wants to know beside the stimulus, by name, each (batch, time, ...): behaviour,
+    pupil_center, history, state, time_order.
+    """
 
     inputs: Float[Tensor, "batch channel time height width"]
     targets: Float[Tensor, "batch time neuron"]
     mask: Bool[Tensor, "batch time"]
+    context: Mapping[str, Tensor] = {}  # nobody writes into it
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,10 @@ def read_rows(values: np.ndarray | h5py.Dataset, rows: Int[np.ndarray, "row"]) -
 
 
 class SessionWindows:
-    """All windows of one session and label, cut into batches; an epoch is `shuffled(rng)` or `in_order()`."""
+    """All windows of one session and label, cut into batches; an epoch is `shuffled(rng)` or `in_order()`.
+
+    Batches tell what `context` knows of `context_names`. With `cutmix` the batches of shuffled epochs are mixed.
+    """
 
     def __init__(
         self,
@@ -94,12 +106,21 @@ class SessionWindows:
         batch_size: int,
         statistics: Statistics,
         device: torch.device | str = "cpu",
+        context: "SessionContext | None" = None,
+        context_names: Sequence[str] = (),
+        cutmix: "CutMix | None" = None,
     ) -> None:
         if window_length <= lag:
             raise ValueError(f"window_length {window_length} must exceed the model's lag of {lag} bins")
         self.recording, self.lag, self.window_length, self.batch_size = recording, lag, window_length, batch_size
         self.device = torch.device(device)
         self.statistics = statistics
+        self.context, self.context_names, self.cutmix = context, tuple(context_names), cutmix
+        if self.context_names and context is None:
+            raise ValueError(
+                f"session {recording.session!r}: the model wants {list(context_names)} beside the stimulus, but the "
+                "experiment has no regressors: set regressors: default"
+            )
         self.counted = labels == label
         self.runs = find_runs(recording, labels, label)
         _, self._trial_stop = recording.trial_bounds()
@@ -111,6 +132,9 @@ class SessionWindows:
             for name, stimulus in recording.stimuli.items()
             if isinstance(stimulus.frames, np.ndarray) and stimulus.frames.flags.writeable
         }
+        responses = recording.responses
+        is_loaded = isinstance(responses, np.ndarray) and responses.flags.writeable
+        self._responses = ResidentFrames.of(responses, self.device) if is_loaded else None
 
     @property
     def n_out(self) -> int:
@@ -121,7 +145,9 @@ class SessionWindows:
         """Return one epoch of randomly laid windows in random order."""
         windows = tile_randomly(self.runs, self.n_out, rng)
         order = rng.permutation(len(windows.first))
-        return WindowBatches(self, Runs(windows.first[order], windows.stop[order]))
+        # drawn only where it is used, so that other trainings draw what they always drew
+        seed = None if self.cutmix is None else int(rng.integers(2**63))
+        return WindowBatches(self, Runs(windows.first[order], windows.stop[order]), seed)
 
     def in_order(self) -> "WindowBatches":
         """Return every bin exactly once, in time order."""
@@ -135,13 +161,19 @@ class SessionWindows:
         inside = bins < self._trial_stop[trial][:, None]
         bins = np.minimum(bins, self.recording.n_bins - 1)
         frames = np.where(inside, self.recording.frame[bins], BLANK)
-        targets = read_rows(self.recording.responses, bins.reshape(-1)).reshape(*bins.shape, -1)
         scale = self.statistics.response_scale[self.recording.session]
         mask = torch.as_tensor(in_run & self.counted[bins], device=self.device)
-        scaled = torch.as_tensor(targets, device=self.device) / scale.to(self.device)
+        scaled = self._targets(bins) / scale.to(self.device)
         # masked bins may hold NaN, and NaN times zero is NaN
         scaled = torch.where(mask[..., None], scaled, torch.zeros((), device=self.device))
-        return DataPoint(self._inputs(trial, frames), scaled, mask)
+        known = {} if self.context is None else self.context.at(bins, self.context_names, self.device)
+        return DataPoint(self._inputs(trial, frames), scaled, mask, known)
+
+    def _targets(self, bins: Int[np.ndarray, "batch time"]) -> Float[Tensor, "batch time neuron"]:
+        if self._responses is not None:
+            return self._responses.tensor[torch.as_tensor(bins, device=self.device)]
+        rows = read_rows(self.recording.responses, bins.reshape(-1))
+        return torch.as_tensor(rows.reshape(*bins.shape, -1), device=self.device)
 
     def _inputs(self, trial: np.ndarray, frames: np.ndarray) -> Float[Tensor, "batch channel time height width"]:
         codes = self._trial_stimulus[trial]
@@ -156,7 +188,7 @@ class SessionWindows:
 
 
 class ResidentFrames:
-    """A stimulus as a tensor on a device; while anybody uses it, whoever asks for the same frames gets the same tensor.
+    """An array as a tensor on a device; while anybody uses it, whoever asks for the same array gets the same tensor.
 
     On the CPU the tensor is the array itself.
     """
@@ -216,10 +248,10 @@ def mirrored(inputs: Float[Tensor, "... height width"], mirror: str) -> Float[Te
 
 
 class WindowBatches:
-    """The batches of one pass over given windows."""
+    """The batches of one pass over given windows; with `seed` they are mixed, each from (seed, number of the batch)."""
 
-    def __init__(self, session: SessionWindows, windows: Runs) -> None:
-        self.session, self.windows = session, windows
+    def __init__(self, session: SessionWindows, windows: Runs, seed: int | None = None) -> None:
+        self.session, self.windows, self.seed = session, windows, seed
 
     def __len__(self) -> int:
         return -(-len(self.windows.first) // self.session.batch_size)
@@ -229,7 +261,10 @@ class WindowBatches:
             raise IndexError(f"there are {len(self)} batches, batch {index} is none of them")
         size = self.session.batch_size
         rows = slice(index * size, (index + 1) * size)
-        return self.session.batch(Runs(self.windows.first[rows], self.windows.stop[rows]))
+        point = self.session.batch(Runs(self.windows.first[rows], self.windows.stop[rows]))
+        if self.seed is None or self.session.cutmix is None:
+            return point
+        return self.session.cutmix.mix(point, np.random.default_rng([self.seed, index]))
 
     def __iter__(self) -> Iterator[DataPoint]:
         return (self[index] for index in range(len(self)))

@@ -1,5 +1,6 @@
 """What a documented loader yields."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -17,3 +18,8 @@ class DataPoint(NamedTuple):
     def mask(self) -> Bool[Tensor, "*batch time"]:
         """Every bin counts."""
         return torch.ones(self.targets.shape[:-1], dtype=torch.bool, device=self.targets.device)
+
+    @property
+    def context(self) -> Mapping[str, Tensor]:
+        """Documented loaders know nothing beside the stimulus."""
+        return {}

@@ -19,6 +19,7 @@ from coread.data_io.statistics import Statistics
 from coread.eval.predictions import evaluating, stimulus_input
 from coread.insilico.gaussian_fit import GaussianFit, fit_gaussians
 from coread.insilico.separable import SeparableParts, biphasic_index, latency_s, separate
+from coread.models.typical_context import typical_context
 from coread.provenance import write_text
 from coread.recording import COMPRESSION, Recording
 
@@ -97,6 +98,7 @@ def response_gradient(
 
     `references` are `model.lag` + 1 frames long. Every neuron gets its own copy of a reference in the batch; because
     the items of a batch do not interact, one backward pass through the sum of their responses gives all gradients.
+    What the model wants beside the stimulus is held at its mean in training.
     """
     n_samples = len(references)
     total = torch.zeros((n_neurons, *references.shape[1:]), device=references.device)
@@ -105,7 +107,8 @@ def response_gradient(
             pair = torch.arange(first, min(first + batch_size, n_neurons * n_samples), device=references.device)
             neuron, sample = pair // n_samples, pair % n_samples
             stimulus = references[sample].requires_grad_()
-            response = model(stimulus, session)[:, -1]
+            context = typical_context(model, session, len(stimulus), stimulus.shape[2])
+            response = model(stimulus, session, **context)[:, -1]
             own = response.gather(1, neuron[:, None]).sum()
             total.index_add_(0, neuron, torch.autograd.grad(own, stimulus)[0])
     return (total / n_samples).flip(2).movedim(1, 2)

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from coread.collectives import gather_objects, gather_scalars, is_shared
 from coread.lr_schedules import Schedule
 from coread.models.output_shape import core_output_shape
+from coread.models.typical_context import typical_context
 from coread.models.validation import ValidationSums
 from coread.modules.core.base_core import Core, SimpleCoreWrapper
 from coread.modules.losses.poisson import PoissonLoss3d
@@ -61,6 +62,9 @@ class BaseCoreReadout(pl.LightningModule):
         self.scheduler_factory = lr_scheduler
         self._core_is_frozen = False
         self._validation = ValidationSums()
+
+    # what `forward` takes beside stimulus and session, of behaviour, pupil_center, history, state and time_order
+    context_names: tuple[str, ...] = ()
 
     @property
     def lag(self) -> int:
@@ -118,8 +122,11 @@ class BaseCoreReadout(pl.LightningModule):
         }
 
     def regularizer(self, data_key: str) -> Float[Tensor, ""]:
-        """Return the penalties of the core and of one session's readout."""
-        return self.core.regularizer() + self.readout.regularizer(data_key)
+        """Return the sum of `penalties`: of the core and of one session's parts."""
+        return self._total(self.penalties(data_key))
+
+    def _total(self, terms: Mapping[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+        return sum(terms.values(), start=torch.zeros((), device=self.device))
 
     def training_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
         """Return loss plus penalties of a batch: (session, point), or (session, point, weight) where ranks share them.
@@ -128,20 +135,21 @@ class BaseCoreReadout(pl.LightningModule):
         `train_penalty` and each of its terms as `train_penalty_<term>`.
         """
         session, point, weight = (*batch, 1.0)[:3]
-        loss = self.data_loss(self(point.inputs, session), session, point.targets, point.mask)
-        penalty = self.regularizer(session)
-        self._log_penalty_terms(session, len(point.inputs) * weight)
+        output = self(point.inputs, session, **point.context)
+        loss = self.data_loss(output, session, point.targets, point.mask)
+        terms = self.penalties(session)
+        penalty = self._total(terms)
+        self._log_penalty_terms(terms, len(point.inputs) * weight)
         for rank_loss, rank_penalty, n_windows in gather_scalars(loss, penalty, len(point.inputs) * weight):
             self.log("train_loss", rank_loss, on_step=False, on_epoch=True, batch_size=int(n_windows))
             self.log("train_penalty", rank_penalty, on_step=False, on_epoch=True, batch_size=int(n_windows))
         return (loss + penalty) * weight
 
     @torch.no_grad()
-    def _log_penalty_terms(self, session: str, n_windows: float) -> None:
-        terms: Mapping[str, Tensor | float] = self.penalties(session)
-        if is_shared():
-            terms = {name: float(value) for name, value in terms.items()}
-        for rank_terms, rank_windows in gather_objects((terms, n_windows)):
+    def _log_penalty_terms(self, terms: Mapping[str, Tensor], n_windows: float) -> None:
+        # only plain numbers travel between ranks
+        known: Any = {name: float(value) if is_shared() else value for name, value in terms.items()}
+        for rank_terms, rank_windows in gather_objects((known, n_windows)):
             for name, value in rank_terms.items():
                 self.log(f"train_penalty_{name}", value, on_step=False, on_epoch=True, batch_size=int(rank_windows))
 
@@ -169,7 +177,7 @@ class BaseCoreReadout(pl.LightningModule):
         session, point, weight = (*batch, 1.0)[:3]
         if weight == 0:
             return
-        output = self(point.inputs, session)
+        output = self(point.inputs, session, **point.context)
         means = {"val_loss": self.data_loss(output, session, point.targets, point.mask)}
         if self.correlation_loss is not None:
             means["val_correlation_loss"] = self.correlation_loss(output, point.targets, point.mask)
@@ -222,6 +230,9 @@ class BaseCoreReadout(pl.LightningModule):
             elif key not in TRAINED_WITH or known is None:
                 merged[key] = value
         self.data_info = merged
+
+    def make_session_parts(self, n_neurons_dict: Mapping[str, int]) -> None:
+        """Make what a model has of every session beside its readout: here nothing."""
 
     def stimulus_shape(self, time_steps: int, num_batches: int = 1) -> tuple[int, int, int, int, int]:
         """Return (batch, channel, time, height, width) of a stimulus for this model."""
@@ -359,7 +370,10 @@ class ExampleCoreReadout(BaseCoreReadout):
 
 
 def is_model_causal(model: BaseCoreReadout, time_steps: int | None = None) -> bool:
-    """Return whether changing the last frame changes no prediction but the last one."""
+    """Return whether changing the last frame changes no prediction but the last one.
+
+    What a model wants beside the stimulus is held at its mean in training.
+    """
     steps = model.lag + 8 if time_steps is None else time_steps
     was_training = model.training
     model.eval()
@@ -369,7 +383,8 @@ def is_model_causal(model: BaseCoreReadout, time_steps: int | None = None) -> bo
     changed[:, :, -1] += 1.0
     with torch.no_grad():
         key = next(iter(model.readout.readout_keys()))
-        before, after = model(stimulus, key), model(changed, key)
+        context = typical_context(model, key, len(stimulus), steps)
+        before, after = model(stimulus, key, **context), model(changed, key, **context)
     model.train(was_training)
     same: Bool[Tensor, ""] = torch.isclose(before[:, :-1], after[:, :-1], rtol=0, atol=1e-6).all()
     return bool(same) and before.shape[1] == steps - model.lag

@@ -65,14 +65,26 @@ class EnsembleModel(nn.Module):
         """Return (batch, channel, time, height, width) of a stimulus for this ensemble."""
         return self._models[0].stimulus_shape(time_steps, num_batches)
 
+    @property
+    def context_names(self) -> tuple[str, ...]:
+        """What the members take beside stimulus and session."""
+        return self._models[0].context_names
+
     def forward(
-        self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None
+        self,
+        x: Float[Tensor, "batch channel time height width"],
+        data_key: str | None = None,
+        **context: Tensor,
     ) -> Float[Tensor, "batch time_out neuron"]:
-        """Return the mean prediction for a session, or for all sessions in sorted order if `data_key` is None."""
+        """Return the mean prediction for a session, or for all sessions in sorted order if `data_key` is None.
+
+        `context` goes to every member as it is, so it must be in units that the members share: a held behaviour, say.
+        Of a recording, whose context each member makes with maps of its own, use `coread.eval.predictions.predict`.
+        """
         sessions = self.readout.readout_keys() if data_key is None else [data_key]
         reference = self._scale(self._models[0], sessions, x)
         predictions = [
-            model(x * factor + offset, data_key) * (self._scale(model, sessions, x) / reference)
+            model(x * factor + offset, data_key, **context) * (self._scale(model, sessions, x) / reference)
             for model, (factor, offset) in zip(self._models, self._normalisations, strict=True)
         ]
         return torch.stack(predictions).mean(dim=0)

@@ -99,7 +99,8 @@ class TrainedCore:
         changed = sorted(key for key in core if key in own and own[key] != core[key])
         if changed:
             log.warning("the core of %s replaces model.core of the experiment: other %s", self.name, ", ".join(changed))
-        return {**model, "core": core, "hidden_channels": list(trained["hidden_channels"])}
+        widths = {"hidden_channels": list(trained["hidden_channels"])} if "hidden_channels" in trained else {}
+        return {**model, "core": core, **widths}
 
     def keep_normalisation(self, statistics: Statistics) -> Statistics:
         """Return statistics of new sessions with the stimulus mean and std that the core was trained with."""
@@ -137,9 +138,13 @@ def add_sessions(
     mean_activity_dict: Mapping[str, Float[Tensor, " neuron"]] | None = None,
     response_scale: Mapping[str, Float[Tensor, " neuron"]] | None = None,
     freeze_core: bool = True,
+    n_trials_dict: Mapping[str, int] | None = None,
     **session_tables: Mapping[str, Any],
 ) -> None:
     """Add readouts for new sessions to a trained model, beside its old ones; the core is kept as it is.
+
+    So are added what else a model has of a session, such as shifter and modulator, where `n_trials_dict` is needed for
+    a gain per trial. What a new session's regressors were fitted to goes to `model.update_model_data_info`.
 
     `mean_activity_dict` are the mean responses in training, in units of `response_scale` (default 1), from which biases
     start. `session_tables` go to the readouts that need more of a session. Raises ValueError for sessions that the
@@ -151,7 +156,10 @@ def add_sessions(
     new = {"n_neurons_dict": counts, "response_scale": scale, **session_tables}
     if mean_activity_dict is not None:
         new["mean_activity_dict"] = dict(mean_activity_dict)
+    if n_trials_dict is not None:
+        new["n_trials_dict"] = {session: int(count) for session, count in n_trials_dict.items()}
     model.update_model_data_info(new)
+    model.make_session_parts(counts)
     device = next(model.core.parameters(), torch.empty(0)).device
     model.to(device).train(model.training)
     if freeze_core:

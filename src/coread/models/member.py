@@ -104,10 +104,11 @@ def restore_member(content: Mapping[str, Any], device: torch.device | str = "cpu
 
 
 def session_sizes(recordings: Sequence[Recording]) -> dict[str, Any]:
-    """Return what a model is built from: numbers and tables of neurons, shape of the stimulus, rates and units."""
+    """Return what a model is built from: neurons and trials of the sessions, shape of the stimulus, rates and units."""
     stimulus = next(iter(recordings[0].stimuli.values()))
     return {
         "n_neurons_dict": {recording.session: recording.n_neurons for recording in recordings},
+        "n_trials_dict": {recording.session: len(recording.trials) for recording in recordings},
         "neurons_dict": {recording.session: _plain_columns(recording.neurons) for recording in recordings},
         "input_shape": [int(size) for size in stimulus.frames.shape[1:]],
         "rate_hz": float(recordings[0].rate_hz),
@@ -136,5 +137,5 @@ def build_model(config: Mapping[str, Any], data_info: Mapping[str, Any]) -> Base
         data_info=dict(data_info),
         loss=hydra.utils.instantiate(plain["loss"]),
         optimizer=hydra.utils.instantiate(plain["optimizer"]),
-        lr_scheduler=hydra.utils.instantiate(plain["lr_scheduler"]),
+        lr_scheduler=hydra.utils.instantiate(plain.get("lr_scheduler")),
     )

@@ -25,10 +25,12 @@ from coread.models.model_card import ensemble_card, member_card
 from coread.models.pretrained.folder import (
     CARD_FILE,
     CONFIG_FILE,
+    CONTEXT_FILE,
     ENSEMBLE_FORMAT,
     FORMAT,
     MEMBERS,
     WEIGHTS_FILE,
+    context_to_json,
     is_ensemble,
     is_published,
     read_member,
@@ -39,6 +41,7 @@ from coread.provenance import code_version, file_sha256, library_versions, write
 # what of data_info is published: sizes, units and what was fitted; arrays of single sessions are not
 KEPT = (
     "n_neurons_dict",
+    "n_trials_dict",
     "input_shape",
     "rate_hz",
     "pixel_um",
@@ -152,6 +155,11 @@ def _write_member(
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_weights(member), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     info = member.data_info
+    tree, arrays = context_to_json(info)
+    context: dict[str, Any] = {}
+    if tree:
+        save_file(arrays, folder / CONTEXT_FILE, metadata={"format": "pt"})
+        context["context"] = {"sha256": file_sha256(folder / CONTEXT_FILE), "tree": tree}
     recordings = _data_folder(path, info) if data is None else data
     name = _name(member)
     kept = (*KEPT, *getattr(member.model.readout, "session_tables", ()))  # without which readouts are not built
@@ -168,7 +176,7 @@ def _write_member(
         "data": _describe_data(recordings, member, data_changed),
         "scores": _scores(scores, [name], name),
         "published_with": {"coread": code_version(), **library_versions()},
-    }
+    } | context
     _write_json(folder / CONFIG_FILE, config)
     write_text(folder / CARD_FILE, member_card(config, _sizes_of(member)))
     _check_loads(folder, member, path)

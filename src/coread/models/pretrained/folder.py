@@ -1,7 +1,8 @@
 """The folder that `coread publish` writes: weights as safetensors, everything else as JSON.
 
-`model.safetensors` holds the state dict, without the grids that follow from its shapes; `config.json` what `FORMAT`
-says, with the sha256 of the weights. An ensemble is a folder of such folders below `members/`.
+`model.safetensors` holds the state dict, without the grids that follow from its shapes; `context.safetensors`, where a
+model wants more than the stimulus, the arrays of its regressors; `config.json` what `FORMAT` says, with the sha256 of
+both. An ensemble is a folder of such folders below `members/`.
 """
 
 import json
@@ -20,9 +21,11 @@ from coread.provenance import file_sha256
 
 FORMAT, ENSEMBLE_FORMAT = "coread model 1", "coread ensemble 1"
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, MEMBERS = "config.json", "model.safetensors", "README.md", "members"
+CONTEXT_FILE, ARRAY = "context.safetensors", "_array_"  # the key that stands for an array of that file
 NEEDED = ("train", "data_info", "fold", "seed", "weights")
 # what is fitted per neuron, and needed to use the model: float32, which JSON keeps to the last bit
 STATISTICS = ("response_scale", "mean_activity_dict")
+CONTEXT = ("regressors", "typical_context", "labels")  # what a model needs to be told more than the stimulus
 
 
 def is_published(folder: Path) -> bool:
@@ -40,7 +43,9 @@ def is_whole(folder: Path) -> bool:
     if is_ensemble(folder):
         members = _read_config(folder).get("members", {})
         return all(is_published(path) and is_whole(path) for path in (folder / MEMBERS / Path(m).name for m in members))
-    return is_published(folder) and (folder / WEIGHTS_FILE).is_file()
+    if not is_published(folder) or not (folder / WEIGHTS_FILE).is_file():
+        return False
+    return "context" not in _read_config(folder) or (folder / CONTEXT_FILE).is_file()
 
 
 def read_member(folder: Path, device: torch.device | str = "cpu") -> Member:
@@ -54,17 +59,15 @@ def read_member(folder: Path, device: torch.device | str = "cpu") -> Member:
     if missing := [key for key in NEEDED if key not in config]:
         raise CheckpointError(f"{folder / CONFIG_FILE}: lacks {missing}")
     path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{path}: the weights are missing")
-    if (found := file_sha256(path)) != config["weights"].get("sha256"):
-        raise CheckpointError(
-            f"{path}: the weights were altered: sha256 is {found}, {CONFIG_FILE} says {config['weights'].get('sha256')}"
-        )
+    _check_sha256(path, config["weights"].get("sha256"))
     try:
         check_targets(config["train"])
     except CheckpointError as error:
         raise type(error)(f"{folder / CONFIG_FILE}: {error}") from error
     info = statistics_from_json(config["data_info"])
+    if "context" in config:
+        _check_sha256(folder / CONTEXT_FILE, config["context"].get("sha256"))
+        info |= _with_arrays(config["context"]["tree"], load_file(folder / CONTEXT_FILE))
     try:
         model = build_model(config["train"], info)
         model.load_state_dict(load_file(path))
@@ -72,6 +75,41 @@ def read_member(folder: Path, device: torch.device | str = "cpu") -> Member:
         raise CheckpointError(f"{folder}: the weights do not fit the settings ({error})") from error
     fold, seed = int(config["fold"]), int(config["seed"])
     return Member(model.to(device).eval(), config["train"], fold, seed, info, recordings=_digests(config))
+
+
+def _check_sha256(path: Path, expected: str | None) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: the weights are missing")
+    if (found := file_sha256(path)) != expected:
+        raise CheckpointError(f"{path}: the weights were altered: sha256 is {found}, {CONFIG_FILE} says {expected}")
+
+
+def context_to_json(info: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what a model needs beside the stimulus as a tree for JSON and the arrays that it names.
+
+    Empty for a model that is told nothing else.
+    """
+    arrays: dict[str, Tensor] = {}
+
+    def replaced(node: Any, name: str) -> Any:
+        if isinstance(node, Mapping):
+            return {key: replaced(value, f"{name}/{key}") for key, value in node.items()}
+        if not isinstance(node, Tensor):
+            return node
+        arrays[name] = node.detach().cpu().contiguous().clone()
+        return {ARRAY: name}
+
+    tree = {key: replaced(info[key], key) for key in CONTEXT if key in info}
+    return tree, arrays
+
+
+def _with_arrays(node: Any, arrays: Mapping[str, Tensor]) -> Any:
+    """Return a tree with its arrays in place of their names."""
+    if not isinstance(node, Mapping):
+        return node
+    if set(node) == {ARRAY}:
+        return arrays[node[ARRAY]]
+    return {key: _with_arrays(value, arrays) for key, value in node.items()}
 
 
 def _digests(config: Mapping[str, Any]) -> dict[str, str]:

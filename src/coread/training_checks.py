@@ -1,0 +1,62 @@
+"""What is checked before a training: that sessions fit together, a model fits the split, and responses vary."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int8
+
+from coread.data_io.splits import TRAIN, VALIDATION
+from coread.data_io.statistics import QualityError, constant_neurons
+from coread.models.core_readout import BaseCoreReadout, is_model_causal
+from coread.modules.readout.multi_readout import MultiReadoutBase
+from coread.recording import Recording
+
+
+def check_sessions(recordings: Sequence[Recording]) -> None:
+    """Raise ValueError if the sessions cannot share a core, or if no part of a model can have the name of one."""
+    if not recordings:
+        raise ValueError("there is no recording to train on")
+    for session in (recording.session for recording in recordings):
+        if not session or "." in session or hasattr(MultiReadoutBase, session):
+            raise ValueError(
+                f"session {session!r}: weights cannot be named after it, expected a name without dots that means "
+                "nothing else in Python's dictionaries; rename the session"
+            )
+    for attribute in ("rate_hz", "unit"):
+        found = {recording.session: getattr(recording, attribute) for recording in recordings}
+        if len(set(found.values())) > 1:
+            raise ValueError(f"the sessions of one experiment must share {attribute}, found {found}")
+    shapes = {
+        f"{recording.session}/{name}": tuple(stimulus.frames.shape[1:])
+        for recording in recordings
+        for name, stimulus in recording.stimuli.items()
+    }
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"all stimuli must share (channel, height, width), found {shapes}")
+
+
+def check_causality(model: BaseCoreReadout, settings: Mapping[str, Any]) -> None:
+    """Refuse models that see the future where clips are held out: the gap before a clip does not protect its end."""
+    if settings["splits"]["method"] == "folds" and not is_model_causal(model):
+        raise ValueError(
+            "the model sees later frames than its own (padding in time), so training bins would see held-out frames; "
+            "use causal padding, or splits=published with tiers that are far enough apart"
+        )
+
+
+def check_quality(
+    recordings: Sequence[Recording], labels: Mapping[str, Int8[np.ndarray, "bin"]], fold: int, allow_constant: bool
+) -> None:
+    """Raise QualityError for a session without training or validation bins, or with neurons that never change."""
+    for recording in recordings:
+        label = labels[recording.session]
+        for wanted, name in ((TRAIN, "training"), (VALIDATION, "validation")):
+            if not (label == wanted).any():
+                raise QualityError(f"session {recording.session!r} has no {name} bins in fold {fold}")
+        if len(constant := constant_neurons(recording, label)) and not allow_constant:
+            raise QualityError(
+                f"session {recording.session!r}: {len(constant)} of {recording.n_neurons} neurons never change in the "
+                f"training bins of fold {fold} (zero variance), neuron rows {constant.tolist()}; "
+                "remove them from the recording, or train beside them with quality_checks.allow_constant_neurons=true"
+            )
