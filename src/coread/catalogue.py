@@ -87,9 +87,16 @@ class Catalogue:
         trainer = experiment_slice(experiment, "train", self._directory)["trainer"]
         return int(trainer.get("num_processes", 1))
 
+    @functools.cache  # noqa: B019 (one catalogue per process)
     def dataset(self, experiment: str) -> str:
-        """Return the name of the dataset an experiment is trained on."""
-        return str(self._data_config(experiment)["dataset"])
+        """Return the name of the dataset an experiment is trained on.
+
+        Raises ConfigError if an experiment that is only a target means other data by it than those that are built.
+        """
+        dataset = str(self._data_config(experiment)["dataset"])
+        if experiment not in self.experiments:
+            self._check_same_data(self._experiment_on(dataset), experiment)
+        return dataset
 
     def data_text(self, dataset: str) -> str:
         """Return the canonical text of a dataset's settings, without where its files come from."""
@@ -153,26 +160,32 @@ class Catalogue:
         return sources_digest(files, self._results / "data" / dataset / f"{session or 'stimuli'}.source.json")
 
     def check(self) -> None:
-        """Compose the catalogue and check folds and datasets; raises ConfigError naming what does not fit."""
-        texts: dict[str, tuple[str, str]] = {}
-        for experiment in self.names:  # a file of any of them can be a target
-            if experiment in self.experiments:
-                self._check_folds(experiment)
-                if self.has_search(experiment):
-                    self.search_text(experiment)
-            dataset, text = self.dataset(experiment), canonical_text(self._data_config(experiment))
-            other, other_text = texts.setdefault(dataset, (experiment, text))
-            if text != other_text:
-                raise ConfigError(
-                    f"{other} and {experiment} both read dataset {dataset!r} but with different settings "
-                    f"({_first_difference(other_text, text)}); give one of them another dataset name"
-                )
-        if unknown := [name for name in self.data_dirs if name not in texts]:
-            raise ConfigError(f"data_dirs names the unknown dataset {unknown[0]!r}{closest(unknown[0], texts)}")
-        for dataset in sorted({self.dataset(experiment) for experiment in self.experiments}):
+        """Compose the experiments and check folds and datasets; raises ConfigError naming what does not fit.
+
+        The others of the catalogue are composed when a file of theirs is a target: dozens would take seconds.
+        """
+        for experiment in self.experiments:
+            self._check_folds(experiment)
+            if self.has_search(experiment):
+                self.search_text(experiment)
+            self._check_same_data(self._experiment_on(self.dataset(experiment)), experiment)
+        built = {self.dataset(experiment) for experiment in self.experiments}
+        if unknown := [name for name in self.data_dirs if name not in built]:
+            known = built | {self.dataset(experiment) for experiment in self.names}
+            if wrong := [name for name in unknown if name not in known]:
+                raise ConfigError(f"data_dirs names the unknown dataset {wrong[0]!r}{closest(wrong[0], known)}")
+        for dataset in sorted(built):
             self.sessions(dataset)
             if self.is_downloaded(dataset):
                 self.registry_text(dataset)
+
+    def _check_same_data(self, first: str, second: str) -> None:
+        texts = [canonical_text(self._data_config(experiment)) for experiment in (first, second)]
+        if texts[0] != texts[1]:
+            raise ConfigError(
+                f"{first} and {second} both read dataset {self._data_config(first)['dataset']!r} but with different "
+                f"settings ({_first_difference(*texts)}); give one of them another dataset name"
+            )
 
     def _check_folds(self, experiment: str) -> None:
         splits = experiment_slice(experiment, "train", self._directory)["splits"]
@@ -188,7 +201,7 @@ class Catalogue:
     @functools.cache  # noqa: B019
     def _experiment_on(self, dataset: str) -> str:
         for experiment in (*self.experiments, *self.names):
-            if self.dataset(experiment) == dataset:
+            if self._data_config(experiment)["dataset"] == dataset:
                 return experiment
         raise ConfigError(f"no experiment of the catalogue reads dataset {dataset!r}")
 
