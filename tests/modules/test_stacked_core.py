@@ -155,7 +155,7 @@ def test_roughness_is_relative_and_a_ratio_of_means_where_asked() -> None:
             core = small(gamma_input=2.0, laplace_padding=padding, use_avg_reg=use_avg_reg)
             core.features[0].conv.weight.data.copy_(weight)
             torch.testing.assert_close(core.penalties(), {"input": 2 * factor * ratio})
-    assert float(small(input_regularizer="GaussianLaplaceL2", gamma_input=1.0).regularizer()) > 0
+    assert float(small(input_regularizer="GaussianLaplaceL2", gamma_input=1.0).regularizer().detach()) > 0
 
 
 def test_group_sparsity_is_the_mean_norm_of_hidden_filters() -> None:

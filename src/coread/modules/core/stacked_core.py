@@ -183,6 +183,8 @@ class Stacked2dCore(Core):
         for i, layer in enumerate(self.features):
             if i == 0:
                 x = self._first_layer(x, planes)
+                if x.device.type == "cpu":  # where gradients of depth-wise filters are twice as fast with channels last
+                    x = x.contiguous(memory_format=torch.channels_last)
             else:
                 x = layer(torch.cat(outputs[-min(self.skip, i) :], dim=1) if self.skip > 1 else x)
             outputs.append(x)

@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from coread.modules.nonlinearities import get_nonlinearity
 from coread.modules.readout.base import Readout, Reduction, projected_clamp, weighted
 from coread.modules.readout.multi_readout import MultiReadoutBase
+from coread.modules.readout.point_sampling import look_at_points, read_points
 from coread.modules.readout.sharing import match_indices
 
 GaussType = Literal["full", "uncorrelated", "isotropic"]
@@ -35,7 +35,8 @@ class PointGaussianReadout(Readout):
         batch_sample: draw one point per batch item, otherwise one per batch.
         align_corners: whether -1 and 1 are the centres of the outer pixels.
         gauss_type: "full", "uncorrelated" or "isotropic" covariance.
-        grid_mean_predictor: `{hidden_layers, hidden_features, final_tanh}` of a network from `source_grid` to `mu`.
+        grid_mean_predictor: `{hidden_layers, hidden_features, nonlinearity, final_tanh}` of a network from the first
+            `input_dimensions` (all) of `source_grid`, centred and divided by their largest absolute value, to `mu`.
         shared_features: `{match_ids, shared_features, ids}`: neurons with the same match id share a feature vector,
             each with a factor of its own (Lurz et al. 2021). `shared_features` is the parameter `(1, channel, 1, id)`
             of another readout, None makes one; its columns are `ids`, by default the sorted distinct match ids.
@@ -47,6 +48,7 @@ class PointGaussianReadout(Readout):
         gamma_readout: weight of the absolute feature weights.
         nonlinearity_function: "identity", "softplus", "elu1" or "exp".
         jitter_per_frame: draw one point per frame instead, as openretina does.
+        init_sigma: the name of `init_sigma_range` in neuralpredictors, which wins if it is given.
         published_behaviour: openretina 1.1.1: `jitter_per_frame`, the mean rate itself as bias, and no penalty on
             features that another readout owns.
 
@@ -77,7 +79,9 @@ class PointGaussianReadout(Readout):
         nonlinearity_function: str | Callable[[Tensor], Tensor] = "identity",
         jitter_per_frame: bool = False,
         published_behaviour: bool = False,
+        init_sigma: float | None = None,
     ):
+        init_sigma_range = init_sigma_range if init_sigma is None else init_sigma
         super().__init__(in_shape, outdims, get_nonlinearity(nonlinearity_function), published_behaviour)
         if not 0 < init_mu_range <= 1 or init_sigma_range <= 0:
             raise ValueError(
@@ -250,11 +254,11 @@ class PointGaussianReadout(Readout):
         if shift is not None:
             points = points + self._shift_of(shift, batch, time if per_frame else 1)[:, None, None, :]
         maps = x.transpose(1, 2).flatten(0, 1) if per_frame else x.flatten(1, 2)
-        seen = F.grid_sample(maps, points.to(maps.dtype), align_corners=self.align_corners).squeeze(3)
         weights = self.features[0, :, 0][:, chosen]
-        if per_frame:
-            y = torch.einsum("btcn,cn->btn", seen.unflatten(0, (batch, time)), weights)
+        if per_frame or time == 1:
+            y = read_points(maps, points[:, :, 0], weights, self.align_corners).unflatten(0, (batch, time))
         else:
+            seen = look_at_points(maps, points[:, :, 0], self.align_corners)
             y = torch.einsum("bctn,cn->btn", seen.unflatten(1, (channels, time)), weights)
         return self.nonlinearity(y if self.bias is None else y + self.bias[chosen])
 
@@ -338,6 +342,7 @@ class MultiSampledGaussianReadout(MultiReadoutBase):
         jitter_per_frame: bool = False,
         clone_readout: bool = False,
         published_behaviour: bool = False,
+        init_sigma: float | None = None,
     ):
         self._source_grid, self._source_columns = source_grid, source_columns
         self._sharing = dict(shared_features or {})
@@ -352,6 +357,7 @@ class MultiSampledGaussianReadout(MultiReadoutBase):
             bias=bias,
             init_mu_range=init_mu_range,
             init_sigma_range=init_sigma_range,
+            init_sigma=init_sigma,
             batch_sample=batch_sample,
             align_corners=align_corners,
             gauss_type=gauss_type,

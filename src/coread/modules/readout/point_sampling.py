@@ -1,0 +1,46 @@
+"""Reading of feature maps at one point per neuron."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+SEEN_AT_ONCE = {"cpu": 2**22, "other": 2**26}  # values (sample, channel, neuron), by type of device
+
+
+def look_at_points(
+    maps: Float[Tensor, "sample channel height width"],
+    points: Float[Tensor, "sample neuron 2"],
+    align_corners: bool = True,
+) -> Float[Tensor, "sample channel neuron"]:
+    """Return what is at the points (x, y) in [-1, 1]: bilinear between pixels, zero outside the maps."""
+    # contiguous and with neurons along the width: ten times as fast, for only then one instruction reads several
+    grid = points.to(maps.dtype).contiguous().unsqueeze(1)
+    return F.grid_sample(maps.contiguous(), grid, align_corners=align_corners).squeeze(2)
+
+
+def read_points(
+    maps: Float[Tensor, "sample channel height width"],
+    points: Float[Tensor, "sample neuron 2"],
+    weights: Float[Tensor, "channel neuron"],
+    align_corners: bool = True,
+) -> Float[Tensor, "sample neuron"]:
+    """Return the weighted sum over channels of what is at every neuron's point.
+
+    What 8000 neurons see of 128 images in 64 channels takes 262 MB, several times over in training. So a few samples
+    are read at a time, which also stay in the processor's cache, and are read again for the gradient.
+    """
+    at_once = SEEN_AT_ONCE["cpu" if maps.device.type == "cpu" else "other"]
+    n_samples = max(1, at_once // max(1, weights.numel()))
+    if n_samples >= len(maps):
+        return _weighted(maps, points, weights, align_corners)
+    parts = zip(maps.split(n_samples), points.split(n_samples), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([_weighted(*part, weights, align_corners) for part in parts])
+    arguments = {"use_reentrant": False, "preserve_rng_state": False}
+    return torch.cat([checkpoint(_weighted, *part, weights, align_corners, **arguments) for part in parts])
+
+
+def _weighted(maps: Tensor, points: Tensor, weights: Tensor, align_corners: bool) -> Tensor:
+    return (look_at_points(maps, points, align_corners) * weights).sum(1)
