@@ -197,7 +197,7 @@ def test_all_trial_statistics_are_those_of_the_files_where_they_are_known():
     assert fitted.behaviour.offset[0] == 1
     assert fitted.behaviour.factor[0] == pytest.approx(0.01)
     assert fitted.pupil_center.offset == (7, 8)
-    assert fit(from_files) == fit(recording)  # statistics over test trials are not taken unasked
+    assert fit(from_files).behaviour == fit(recording).behaviour  # statistics over test trials are not taken unasked
 
 
 def test_sessions_may_name_their_own_behaviour():
@@ -269,3 +269,8 @@ def test_shipped_settings_can_be_fitted(name: str):
     maps = fit(recording, configured=small)
     assert ("history" in maps.names()) == (name != "baseline")
     assert all(torch.isfinite(values.double()).all() for values in regressors(maps, recording).values())
+
+
+def test_no_regressors_are_a_choice_too():
+    with initialize_config_dir(str(config_directory()), version_base=None):
+        assert "regressors" not in compose("regressors/none")

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AvailableBins:
     """The bins whose responses may be looked at, in time order, and how many of them come before each bin."""
 

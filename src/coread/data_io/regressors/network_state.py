@@ -37,7 +37,7 @@ POWER_ITERATIONS = 4
 CHUNK_ROWS = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StateMap:
     """The fitted map from scaled responses to the state after them.
 
@@ -119,8 +119,14 @@ def fit_state(
     decode = left.T @ axes.T
     predicted = RectifiedMap.of(x @ right.T, decode, mean)
     factors = factorise(predicted, int(settings["factors"]), seed, int(settings["max_iterations"]))
-    fitted = (part.astype(np.float32) for part in (mean, axes @ right.T, decode, factors))
-    return StateMap(*fitted, settings["transform"] == "fit_and_apply", settings["available"])
+    return StateMap(
+        mean=mean.astype(np.float32),
+        encode=(axes @ right.T).astype(np.float32),
+        decode=decode.astype(np.float32),
+        factors=factors.astype(np.float32),
+        square_root=settings["transform"] == "fit_and_apply",
+        available=settings["available"],
+    )
 
 
 def consecutive_pairs(
@@ -135,7 +141,9 @@ def consecutive_pairs(
 
 def square_root(responses: Float32[np.ndarray, "row neuron"]) -> Float32[np.ndarray, "row neuron"]:
     """Return sqrt(responses + 1e-6); negative responses, which deconvolution does not give, count as none."""
-    return np.sqrt(np.maximum(responses, 0) + FLOOR, dtype=np.float32)
+    root = np.maximum(responses, 0)
+    root += FLOOR
+    return np.sqrt(root, out=root)
 
 
 def principal_axes(

@@ -15,7 +15,7 @@ CHUNK_ROWS = 512
 TOLERANCE = 1e-4  # of the sum of violations against the first sweep, as scikit-learn's NMF
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RectifiedMap:
     """The matrix max(0, mean + latent @ decode) (row, column) as low-rank part plus the sparse part that rectifies.
 
@@ -75,7 +75,7 @@ def factorise(
     random_state = np.random.RandomState(seed)
     size = np.sqrt(max(matrix.mean(), 0.0) / n_factors)
     factors = np.abs(size * random_state.standard_normal((n_factors, n_columns))).T
-    weights = np.abs(size * random_state.standard_normal((n_rows, n_factors)))
+    weights = np.asfortranarray(np.abs(size * random_state.standard_normal((n_rows, n_factors))))  # read by column
     first = 0.0
     for _ in range(max_iterations):
         violation = _sweep(weights, factors.T @ factors, matrix.times(factors))

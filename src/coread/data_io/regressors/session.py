@@ -33,6 +33,7 @@ from coread.data_io.splits import TRAIN
 from coread.recording import Recording
 
 CONTEXT_NAMES = ("behaviour", "pupil_center", "history", "state", "time_order")
+NORMALISED = ("behaviour", "pupil_center")
 SETTINGS = ("behaviour", "pupil_center", "statistics_of", "missing", "allow_absent", "history", "state")
 GROUP_SETTINGS = {"behaviour": ("scheme",), "history": ("lags", "available"), "state": STATE_SETTINGS}
 STATISTICS_OF = ("train", "all")
@@ -46,7 +47,7 @@ class HistorySettings:
     available: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SessionMaps:
     """What was fitted for one session and fold; None where the settings leave a regressor out."""
 
@@ -62,13 +63,12 @@ class SessionMaps:
 
     def widths(self) -> dict[str, int]:
         """Return the number of behaviour variables, pupil coordinates, lags and state components, as far as fitted."""
-        parts = {
-            "behaviour": self.behaviour and self.behaviour.variables,
-            "pupil_center": self.pupil_center and self.pupil_center.variables,
-            "history": self.history and self.history.lags,
-            "state": self.state and self.state.factors,
-        }
-        return {name: len(part) for name, part in parts.items() if part is not None}
+        widths = {name: len(part.variables) for name in NORMALISED if (part := getattr(self, name)) is not None}
+        if self.history is not None:
+            widths["history"] = len(self.history.lags)
+        if self.state is not None:
+            widths["state"] = len(self.state.factors)
+        return widths
 
     def to_plain(self) -> dict[str, Any]:
         """Return numbers, texts, lists and tensors only, so that a member's file holds no code."""
@@ -100,7 +100,7 @@ class SessionMaps:
             raise RegressorError(f"the regressors of {self.session!r} were asked for session {recording.session!r}")
         in_time = bins_in_time(recording)
         tables: dict[str, Tensor] = {"time_order": torch.as_tensor(recording.bin_column("time_order").astype(np.int64))}
-        for name in ("behaviour", "pupil_center"):
+        for name in NORMALISED:
             normalisation: Normalisation | None = getattr(self, name)
             if normalisation is not None:
                 values = normalisation.apply(getattr(recording, name), recording.n_bins)
@@ -118,7 +118,7 @@ class SessionMaps:
         return SessionContext(self, tables, sums)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SessionContext:
     """The regressors of every bin of one recording; `at` gathers those of a batch on the device.
 
