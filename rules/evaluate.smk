@@ -1,8 +1,9 @@
-"""Scores: predictions of every member, then one table per experiment."""
+"""Predictions of every member; from them one table of scores per experiment, and competition files."""
 
 
 localrules:
     scores,
+    submissions,
 
 
 rule predict_member:
@@ -61,3 +62,33 @@ rule score_experiment:
 rule scores:
     input:
         collect_experiments("scores.csv"),
+
+
+# which sessions and tiers are asked for stands in the recordings, so the output is a folder; files.csv in it lists them
+rule write_submission:
+    input:
+        script=source("workflow_scripts/write_submission.py"),
+        predictions=ancient(member_files("predictions.h5")),
+        prediction_digests=member_files("predictions.sha256"),
+        recordings=ancient(dataset_files("h5")),
+        stimuli=ancient(shared_stimuli),
+        digests=dataset_files("sha256"),
+    output:
+        directory("results/{experiment}/submission"),
+    log:
+        "logs/write_submission/{experiment}.log",
+    benchmark:
+        "logs/write_submission/{experiment}.tsv"
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
+    params:
+        code=code_of("write_submission"),
+    shell:
+        "attempt {log} python {input.script} --predictions {input.predictions} --recordings {input.recordings} "
+        "--output {output}"
+
+
+rule submissions:
+    input:
+        collect_experiments("submission"),

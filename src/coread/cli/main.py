@@ -14,6 +14,7 @@ COMMANDS = {
     "visualize": ("coread.cli.visualize", "draw core filters, readout masks and receptive fields of a trained model"),
     "export-nwb": ("coread.cli.export_nwb", "write a recording as Neurodata Without Borders file"),
     "evaluate": ("coread.cli.evaluate", "score trained members on the recordings of their experiment"),
+    "submission": ("coread.cli.submission", "write | check: competition files of SENSORIUM 2022"),
     "publish": ("coread.cli.publish", "write trained members as a folder to give away: weights, settings, model card"),
 }
 

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -239,7 +240,11 @@ def _per_column(values: Float[np.ndarray, "trial column"]) -> dict[str, Float[np
     """Return the statistics of every column over its finite trials; blocks, so that no float64 copy is made of all."""
     step = max(1, BLOCK_VALUES // max(1, len(values)))
     blocks = [values[:, start : start + step].astype(np.float64) for start in range(0, values.shape[1], step)]
-    return {name: np.concatenate([getattr(np, f"nan{name}")(block, axis=0) for block in blocks]) for name in STATISTICS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column without any value has NaN for its statistics
+        return {
+            name: np.concatenate([getattr(np, f"nan{name}")(block, axis=0) for block in blocks]) for name in STATISTICS
+        }
 
 
 def _of_images(session: SensoriumSession) -> dict[str, float]:

@@ -299,7 +299,7 @@ def _report(name: str, table: pd.DataFrame, order: trials.TimeOrder, info: Mappi
             name, order.tied.sum(), len(table), order.resolved_by,
         )  # fmt: skip
     if table["withheld"].any():
-        counts = table.loc[table["withheld"], "tier"].value_counts().to_dict()
+        counts = table.loc[table["withheld"], "tier"].value_counts().sort_index().to_dict()
         log.info("%s: responses are withheld and masked in %s", name, counts)
     if n_silent := int(info["silent_trials"]):
         log.warning("%s: in %d trials every response is 0; they count as recorded", name, n_silent)

@@ -126,7 +126,9 @@ def _moments(values: np.ndarray, where: str) -> np.ndarray:
         raise RecordingError(f"{where} must be text, numbers or times, found {values.dtype}")
     if wrong.any():
         first = int(np.flatnonzero(wrong)[0])
-        raise RecordingError(f"{where}: {values[first]!r} of trial {first} is no time such as 2022-05-17 09:30:00")
+        raise RecordingError(
+            f"{where}: {values[first].item()!r} of trial {first} is no time such as 2022-05-17 09:30:00"
+        )
     return moments
 
 
