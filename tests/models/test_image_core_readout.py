@@ -240,6 +240,8 @@ def test_session_must_be_named_and_known() -> None:
         model(torch.randn(1, 1, 12, 14))
     with pytest.raises(KeyError, match="no readout for session 'c'"):
         model(torch.randn(1, 1, 12, 14), "c")
+    with pytest.raises(ValueError, match=r"beta is the steepness above 0 of softplus, got 0.07 for 'elu1'"):
+        make(softplus_beta=0.07)
     with pytest.raises(ValueError, match="nonlinearity_function of the readout must be identity, got 'softplus'"):
         make(readout=READOUT | {"nonlinearity_function": "softplus"})
 

@@ -194,8 +194,12 @@ def test_what_is_missing_or_does_not_fit_is_named() -> None:
     modulator, given, x = make(), context(), torch.randn(8, N_NEURONS)
     with pytest.raises(ValueError, match=r"the modulator needs \['history', 'time_order'\]"):
         modulator(x, state=given["state"])
-    with pytest.raises(ValueError, match=r"state of 8 samples is expected, got shape \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"state must be of shape \(8, 4\) for this modulator, got \(3, 4\)"):
         modulator(x, **given | {"state": given["state"][:3]})
+    with pytest.raises(ValueError, match=r"history must be of shape \(8, 6, 5\) for this modulator, got \(8, 6, 3\)"):
+        modulator(x, **given | {"history": given["history"][..., :3]})
+    with pytest.raises(ValueError, match="a session of 300 trials, got the rank 300"):
+        modulator(x, **given | {"time_order": torch.full((8,), 300)})
     with pytest.raises(ValueError, match="gain 'online' is unknown"):
         make(gain="online")
     with pytest.raises(ValueError, match="needs the number of trials"):

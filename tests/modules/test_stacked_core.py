@@ -181,3 +181,16 @@ def test_group_sparsity_is_the_mean_norm_of_hidden_filters() -> None:
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(**settings)
+
+
+def test_recomputing_changes_neither_values_nor_gradients_nor_statistics() -> None:
+    x = torch.randn(3, 2, 12, 14)
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(1)
+        core = small(depth_separable=True, recompute=recompute).train()
+        y = core(x)
+        y.square().sum().backward()
+        gradients = {name: parameter.grad for name, parameter in core.named_parameters()}
+        results.append((y.detach(), gradients, dict(core.named_buffers())))
+    torch.testing.assert_close(results[0], results[1])

@@ -66,13 +66,13 @@ class ImageCoreReadout(BaseCoreReadout):
         lr_scheduler: SchedulerFactory | None = None,
         correlation_loss: nn.Module | None = None,
     ) -> None:
-        nodes = {
+        nodes: dict[str, Any] = {
             "core": _plain(core),
             "readout": _plain(readout),
             "shifter": None if shifter is None else _plain(shifter),
             "modulator": None if modulator is None else _plain(modulator),
         }
-        info: dict[str, Any] = dict(data_info or {}) | {"model_config": nodes}
+        info = dict(data_info or {}) | {"model_config": nodes}
         channels = int(in_shape[0]) + behaviour_channels
         nonlinearity = OutputNonlinearity(output_nonlinearity, elu_offset, softplus_beta)
         core_module = _partial(nodes["core"])(input_channels=channels)
@@ -113,7 +113,7 @@ class ImageCoreReadout(BaseCoreReadout):
                     mean_activity=self._mean_activity(session),
                     nonlinearity=self.nonlinearity,
                 )
-        first = next(iter(self.modulator.values()), None)
+        first: Any = next(iter(self.modulator.values()), None)  # all have the same parts
         wanted = {
             "behaviour": self.behaviour_channels > 0,
             "pupil_center": len(self.shifter) > 0,
@@ -193,7 +193,7 @@ class ImageCoreReadout(BaseCoreReadout):
         sums = self.readout(maps.unsqueeze(2), data_key=session, **arguments).squeeze(1)
         if session not in self.modulator:
             return self.nonlinearity(sums)
-        modulator = self.modulator[session]
+        modulator: Any = self.modulator[session]
         return modulator(sums, **{name: context.get(name) for name in modulator.context_names})
 
     def data_loss(
@@ -213,13 +213,9 @@ class ImageCoreReadout(BaseCoreReadout):
         terms = super().penalties(data_key)
         for part, modules in (("shifter", self.shifter), ("modulator", self.modulator)):
             if data_key in modules:
-                terms |= {f"{part}_{name}": value for name, value in modules[data_key].penalties().items()}
+                module: Any = modules[data_key]
+                terms |= {f"{part}_{name}": value for name, value in module.penalties().items()}
         return terms
-
-    def regularizer(self, data_key: str) -> Float[Tensor, ""]:
-        """Return the sum of `penalties`."""
-        terms = list(self.penalties(data_key).values())
-        return torch.stack(terms).sum() if terms else torch.zeros((), device=self.device)
 
 
 def _plain(node: Node) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from coread.models.pretrained.safe_pickle import CheckpointError
 log = logging.getLogger(__name__)
 
 State = Mapping[str, Tensor]
-GAUSS_TYPES = {(2, 2): "full", (1, 2): "uncorrelated", (1, 1): "isotropic"}
+GAUSS_TYPES: dict[tuple[int, ...], str] = {(2, 2): "full", (1, 2): "uncorrelated", (1, 1): "isotropic"}
 COORDINATES = ("x", "y", "z")
 PUBLISHED_MOMENTUM = 0.9
 # weights of the penalties, of which a state dict says nothing: of the baselines, of Model 4

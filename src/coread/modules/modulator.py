@@ -78,7 +78,7 @@ class HistoryStateGainModulator(nn.Module):
         nr_neurons: neurons of the session.
         nr_trials: trials of the session, of all tiers; for the smoother.
         include_history: see above.
-        nr_history: filters of the history.
+        nr_history: filters of the history; as many as the lags of the regressor.
         include_state: see above; the published name is `behav_state`, which wins if it is given.
         nr_behav_state: components of the state.
         include_gain: see above.
@@ -131,6 +131,7 @@ class HistoryStateGainModulator(nn.Module):
         self.diff_reg, self.gain_adjust_alpha = diff_reg, gain_adjust_alpha
         self.alpha_hist, self.alpha_behav = alpha_hist, alpha_behav
         self.published_behaviour = published_behaviour
+        self.context_sizes = {"history": (nr_neurons, nr_history), "state": (nr_behav_state,), "time_order": ()}
         self.nonlinearity = OutputNonlinearity() if nonlinearity is None else nonlinearity
         if include_history:
             limit = math.sqrt(1 / nr_history)
@@ -192,14 +193,20 @@ class HistoryStateGainModulator(nn.Module):
         missing = [name for name in self.context_names if context[name] is None]
         if missing:
             raise ValueError(f"the modulator needs {missing} beside the image")
-        sizes = {"history": 3, "state": 2}
         for name in self.context_names:
             value: Any = context[name]
-            if len(value) != len(x) or value.dim() != sizes.get(name, value.dim()):
-                raise ValueError(f"{name} of {len(x)} samples is expected, got shape {tuple(value.shape)}")
+            expected = (len(x), *self.context_sizes[name])
+            if tuple(value.shape) != expected and not (name == "time_order" and value.numel() == len(x)):
+                raise ValueError(f"{name} must be of shape {expected} for this modulator, got {tuple(value.shape)}")
 
     def gain_of_ranks(self, time_order: Int[Tensor, " sample"]) -> Float[Tensor, " sample"]:
-        """Return the smoother's gain at ranks in time, 1 being no change."""
+        """Return the smoother's gain at ranks in time, 1 being no change; raises ValueError for a rank it has not."""
+        # elsewhere it would make every step wait for the device, which itself refuses what is out of range
+        if time_order.device.type == "cpu" and len(time_order) and int(time_order.max()) >= len(self.own_gain):
+            raise ValueError(
+                f"the gain is of a session of {len(self.own_gain)} trials, got the rank {int(time_order.max())} "
+                "(counted from 0)"
+            )
         taps = time_order[:, None] - torch.arange(GAIN_TAPS, device=time_order.device)
         weights = self.gain_kernel * (taps >= 0)
         if not self.published_behaviour:

@@ -1,5 +1,6 @@
 """Shifters: where the eye looks, as a shift of all receptive fields in the grid units of a readout."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -61,9 +62,8 @@ class MLPShifter(nn.Module):
         """Return the weighted mean squared weight, if it has a weight."""
         if not self.gamma_shifter:
             return {}
-        weights = [layer.weight for layer in self.mlp if isinstance(layer, nn.Linear)]
-        n_weights = sum(weight.numel() for weight in weights)
-        return {"weight_l2": self.gamma_shifter * sum(weight.square().sum() for weight in weights) / n_weights}
+        weights = [layer.weight.flatten() for layer in self.mlp if isinstance(layer, nn.Linear)]
+        return {"weight_l2": self.gamma_shifter * torch.cat(weights).square().mean()}
 
 
 class AffineShifter(nn.Linear):

@@ -2,11 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from coread.modules.core.base_core import Core
 from coread.modules.layers.regularizers import GaussianLaplaceL2, LaplaceL2norm
@@ -65,6 +67,8 @@ class Stacked2dCore(Core):
         stack: layers whose maps are put out: a number n means `layers[n:]`, a list names them, None all.
         depth_separable: depth-separable convolutions in the hidden layers.
         linear: leave out all ELUs.
+        recompute: in training, compute depth-separable convolutions a second time for the gradient instead of keeping
+            the maps between their parts. Changes no number.
 
     Raises ValueError for settings that do not fit each other.
 
@@ -93,6 +97,7 @@ class Stacked2dCore(Core):
         stack: int | Sequence[int] | None = None,
         depth_separable: bool = False,
         linear: bool = False,
+        recompute: bool = True,
     ):
         super().__init__()
         channels = _per_layer("hidden_channels", hidden_channels, layers)
@@ -109,7 +114,7 @@ class Stacked2dCore(Core):
             raise ValueError(f"gamma_input with laplace_padding 0 needs input_kern of at least 3, got {input_kern}")
         self.input_channels, self.pad_input, self.skip = input_channels, pad_input, skip
         self.gamma_input, self.gamma_hidden, self.use_avg_reg = gamma_input, gamma_hidden, use_avg_reg
-        self.stack = _stacked_layers(stack, layers)
+        self.stack, self.hidden_channels, self.recompute = _stacked_layers(stack, layers), channels, recompute
         # the persistent filter of the penalty stands in published state dicts
         self._input_weights_regularizer = (
             LaplaceL2norm(padding=laplace_padding)
@@ -158,8 +163,7 @@ class Stacked2dCore(Core):
     @property
     def out_channels(self) -> int:
         """Number of feature maps that are put out."""
-        widths = [_first_conv(layer).out_channels for layer in self.features]
-        return sum(widths[i] for i in self.stack)
+        return sum(self.hidden_channels[i] for i in self.stack)
 
     def forward(
         self,
@@ -180,34 +184,41 @@ class Stacked2dCore(Core):
         if given != self.input_channels:
             raise ValueError(f"the core takes {self.input_channels} channels, images and planes have {given}")
         outputs: list[Tensor] = []
-        for i, layer in enumerate(self.features):
-            if i == 0:
-                x = self._first_layer(x, planes)
-                if x.device.type == "cpu":  # where gradients of depth-wise filters are twice as fast with channels last
-                    x = x.contiguous(memory_format=torch.channels_last)
-            else:
-                x = layer(torch.cat(outputs[-min(self.skip, i) :], dim=1) if self.skip > 1 else x)
+        for i in range(len(self.features)):
+            seen = torch.cat(outputs[-min(self.skip, i) :], dim=1) if self.skip > 1 and i else x
+            x = self._run_layer(i, seen, planes)
             outputs.append(x)
         return outputs[self.stack[0]] if len(self.stack) == 1 else torch.cat([outputs[i] for i in self.stack], dim=1)
 
-    def _first_layer(self, x: Tensor, planes: Tensor | None) -> Tensor:
-        """Return the output of layer 0; without padding, a plane adds the same to all pixels and is not convolved."""
-        layer, conv = self.features[0], _first_conv(self.features[0])
+    def _run_layer(self, number: int, x: Tensor, planes: Tensor | None) -> Tensor:
+        convolution, *others = self.features[number].children()
+        if number == 0:
+            x = self._first_convolution(x, planes)
+        elif self.recompute and isinstance(convolution, DepthSeparableConv2d) and torch.is_grad_enabled():
+            x = checkpoint(convolution, x, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x = convolution(x)
+        for module in others:
+            x = module(x)
+        return x
+
+    def _first_convolution(self, x: Tensor, planes: Tensor | None) -> Tensor:
+        """Return the maps of layer 0; without padding, a plane adds the same to all pixels and is not convolved."""
+        conv: Any = self.features[0].conv
         if planes is not None and self.pad_input:
             x = torch.cat([x, planes[:, :, None, None].expand(-1, -1, *x.shape[2:]).to(x.dtype)], dim=1)
-        if planes is None or self.pad_input:
-            return layer(x)
+            planes = None
         n_channels = x.shape[1]
-        x = F.conv2d(x, conv.weight[:, :n_channels], conv.bias)
-        x = x + F.linear(planes.to(x.dtype), conv.weight[:, n_channels:].sum((2, 3)))[:, :, None, None]
-        for name, module in layer.named_children():
-            if name != "conv":
-                x = module(x)
+        x = F.conv2d(x, conv.weight[:, :n_channels], conv.bias, padding=conv.padding)
+        if x.device.type == "cpu":  # where gradients of depth-wise filters are twice as fast with channels last
+            x = x.contiguous(memory_format=torch.channels_last)
+        if planes is not None:
+            x = x + F.linear(planes.to(x.dtype), conv.weight[:, n_channels:].sum((2, 3)))[:, :, None, None]
         return x
 
     def laplace(self) -> Float[Tensor, ""]:
         """Return the roughness of the filters of layer 0 relative to their power."""
-        weight = _first_conv(self.features[0]).weight
+        weight: Tensor = self.features[0].conv.weight  # type: ignore[union-attr,assignment]
         roughness = self._input_weights_regularizer(weight)
         if not self.use_avg_reg:
             return roughness
@@ -217,8 +228,8 @@ class Stacked2dCore(Core):
 
     def group_sparsity(self) -> Float[Tensor, ""]:
         """Return the mean norm of the hidden filters, averaged over layers; raises TypeError if depth-separable."""
-        hidden = [getattr(layer, "conv", None) for layer in list(self.features)[1:]]
-        if not hidden or None in hidden:
+        hidden: list[Any] = [layer.conv for layer in list(self.features)[1:] if hasattr(layer, "conv")]
+        if not hidden:
             raise TypeError("group sparsity is of full hidden filters, the core has none")
         norms = [torch.linalg.vector_norm(conv.weight, dim=(2, 3)).mean() for conv in hidden]
         return torch.stack(norms).mean()
@@ -227,11 +238,6 @@ class Stacked2dCore(Core):
         """Return the weighted penalties whose weight is not zero, by the name of the weight without `gamma_`."""
         terms = {"input": (self.gamma_input, self.laplace), "hidden": (self.gamma_hidden, self.group_sparsity)}
         return {name: gamma * term() for name, (gamma, term) in terms.items() if gamma}
-
-
-def _first_conv(layer: nn.Module) -> nn.Conv2d:
-    """Return the first convolution of a layer, whose output has as many channels as the layer's."""
-    return next(module for module in layer.modules() if isinstance(module, nn.Conv2d))
 
 
 def _per_layer(name: str, value: int | Sequence[int], n_layers: int) -> list[int]:

@@ -1,5 +1,7 @@
 """Reading of feature maps at one point per neuron."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -38,8 +40,8 @@ def read_points(
     parts = zip(maps.split(n_samples), points.split(n_samples), strict=True)
     if not torch.is_grad_enabled():
         return torch.cat([_weighted(*part, weights, align_corners) for part in parts])
-    arguments = {"use_reentrant": False, "preserve_rng_state": False}
-    return torch.cat([checkpoint(_weighted, *part, weights, align_corners, **arguments) for part in parts])
+    again = partial(checkpoint, _weighted, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat([again(*part, weights, align_corners) for part in parts])
 
 
 def _weighted(maps: Tensor, points: Tensor, weights: Tensor, align_corners: bool) -> Tensor:
