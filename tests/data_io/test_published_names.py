@@ -14,7 +14,10 @@ from coread.data_io.base_dataloader import (
     DataPoint,
     MovieDataSet,
     MovieSampler,
+    NeuronDataSplit,
+    gen_shifts_with_boundaries,
     generate_movie_splits,
+    get_movie_dataloader,
     multiple_movies_dataloaders,
 )
 from coread.data_io.cyclers import cycle
@@ -86,6 +89,63 @@ def test_movie_sampler_moves_and_shuffles_within_its_bounds(over, scene):
     assert [tuple(point.inputs.shape) for point in loader] == [(2, 2, 5, 1, 1)] * 2
     with pytest.raises(ValueError, match="scenes of 4"):
         MovieSampler(given, "train", 5, 20, 4)
+
+
+def test_shifts_stay_inside_clips():
+    torch.manual_seed(0)
+    drawn = np.array([gen_shifts_with_boundaries([0, 100, 150, 300], [0, 50, 60, 100, 220], 50) for _ in range(400)])
+    assert [(column.min(), column.max()) for column in drawn.T] == [(0, 24), (50, 50), (50, 50), (100, 100), (220, 244)]
+    assert set(drawn[:, 0]) == set(range(25))
+
+
+def test_movie_loader_by_hand():
+    torch.manual_seed(0)
+    train = get_movie_dataloader(MOVIE, RESPONSES, split="train", scene_length=5, chunk_size=5, batch_size=2)
+    assert [tuple(point.inputs.shape) for point in train] == [(2, 2, 5, 1, 1)] * 2, (
+        "of five samples the last is dropped"
+    )
+    whole = get_movie_dataloader(
+        MOVIE, RESPONSES, split="train", scene_length=5, chunk_size=5, batch_size=2, drop_last=False
+    )
+    assert sum(len(point.inputs) for point in whole) == 5
+    shown = [
+        point.inputs[0, 0, :, 0, 0].tolist()
+        for point in get_movie_dataloader(
+            MOVIE, RESPONSES, split="validation", scene_length=10, chunk_size=10, batch_size=1
+        )
+    ]
+    assert shown == [list(range(10)), list(range(10, 20))]
+    test = {"avg": RESPONSES, "by_trial": torch.zeros(4, 3, 23)}
+    (point,) = get_movie_dataloader(MOVIE, test, split="test", scene_length=5, chunk_size=23, batch_size=1)
+    assert torch.equal(point.targets[0], RESPONSES)
+    missing = RESPONSES.clone()
+    missing[3, 1] = torch.nan
+    with pytest.raises(ContainerError, match="1 train responses are not finite"):
+        get_movie_dataloader(MOVIE, missing, split="train", scene_length=5, chunk_size=5, batch_size=2)
+    with pytest.raises(ValueError, match="scenes of 4"):
+        get_movie_dataloader(
+            MOVIE, RESPONSES, split="train", scene_length=4, chunk_size=5, batch_size=2, allow_over_boundaries=False
+        )
+
+
+def test_responses_are_split_as_the_movie_is():
+    repeats = np.arange(24.0).reshape(4, 3, 2)
+    responses = ResponsesTrainTestSplit(
+        train=RESPONSES.numpy().T,
+        test_dict={"a": repeats.mean(0), "b": np.ones((3, 5))},
+        test_by_trial_dict={"a": repeats},
+    )
+    split = NeuronDataSplit(responses, [3, 0], 4, 5, key={"date": "today"})
+    train, validation, _ = generate_movie_splits(MOVIE, {}, [3, 0], 4, 5)
+    found = split.response_dict
+    assert found["train"][:, 0].tolist() == (3 * train[0, :, 0, 0]).tolist()
+    assert found["validation"][:, 0].tolist() == (3 * validation[0, :, 0, 0]).tolist()
+    assert {name: each["avg"].shape for name, each in found["test"].items()} == {"a": (2, 3), "b": (5, 3)}
+    assert torch.equal(found["test"]["a"]["by_trial"], torch.as_tensor(repeats, dtype=torch.float32))
+    assert found["test"]["b"]["by_trial"] is None
+    assert (split.num_neurons, split.key) == (3, {"date": "today"})
+    with pytest.raises(ContainerError, match="5 clips of 5 bins need 25 bins of train responses, found 23"):
+        NeuronDataSplit(responses, [0], 5, 5)
 
 
 def test_statistics_count_different_frames():

@@ -17,8 +17,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from coread.data_io.base import ContainerError, MoviesTrainTestSplit, ResponsesTrainTestSplit, movies_of
 from coread.data_io.conversion import TRAIN_MOVIE, normalisation, recordings_from_containers
-from coread.data_io.dataloader import Runs, SessionWindows, tile_evenly, tile_randomly
-from coread.data_io.movie_windows import MovieDataSet, MovieSampler, generate_movie_splits
+from coread.data_io.dataloader import Runs, SessionWindows, find_runs, tile_evenly, tile_randomly
+from coread.data_io.movie_windows import (
+    MovieDataSet,
+    MovieSampler,
+    NeuronDataSplit,
+    gen_shifts_with_boundaries,
+    generate_movie_splits,
+    get_movie_dataloader,
+)
 from coread.data_io.points import DataPoint
 from coread.data_io.splits import TRAIN, published_clip_order
 from coread.data_io.statistics import Statistics
@@ -28,12 +35,17 @@ __all__ = [
     "DataPoint",
     "MovieDataSet",
     "MovieSampler",
+    "NeuronDataSplit",
     "OrderedWindows",
     "ShuffledWindows",
+    "ValidationClips",
     "WindowDataset",
     "cut_at_clips",
+    "gen_shifts_with_boundaries",
     "generate_movie_splits",
+    "get_movie_dataloader",
     "multiple_movies_dataloaders",
+    "session_loaders",
     "training_bins",
 ]
 
@@ -57,7 +69,7 @@ def multiple_movies_dataloaders(
     consecutive frames always.
     Every test movie is one sample. Raises ContainerError that names the session, also where responses are not finite.
     """
-    clips = _Clips(clip_length, num_val_clips, seed, val_clip_indices)
+    clips = ValidationClips(clip_length, num_val_clips, seed, val_clip_indices)
     means = {
         session: ResponsesTrainTestSplit(
             train=each.train, test_dict=each.test_dict, stim_id=each.stim_id, session_kwargs=each.session_kwargs
@@ -70,10 +82,26 @@ def multiple_movies_dataloaders(
         session = recording.session
         mean, std = normalisation(movies_of(session, movies_dictionary))
         statistics = Statistics(mean, std, {session: torch.ones(recording.n_neurons)}, {})
-        samples = _samples(recording, clips, train_chunk_size, batch_size, allow_over_boundaries)
-        for name, (sampler, length) in samples.items():
-            loaders.setdefault(name, {})[session] = _loader(recording, sampler, length, statistics)
+        of_session = session_loaders(
+            recording, clips, statistics, train_chunk_size, batch_size, over_boundaries=allow_over_boundaries
+        )
+        for name, loader in of_session.items():
+            loaders.setdefault(name, {})[session] = loader
     return loaders
+
+
+def session_loaders(
+    recording: Recording,
+    clips: "ValidationClips",
+    statistics: Statistics,
+    chunk: int,
+    batch_size: int,
+    *,
+    over_boundaries: bool,
+) -> dict[str, DataLoader]:
+    """Return the loaders of one session, whose training movie comes first, by the names of its splits."""
+    samples = _samples(recording, clips, chunk, batch_size, over_boundaries)
+    return {name: _loader(recording, sampler, length, statistics) for name, (sampler, length) in samples.items()}
 
 
 def training_bins(
@@ -85,7 +113,7 @@ def training_bins(
     seed: int = 42,
 ) -> dict[str, Bool[np.ndarray, "time"]]:
     """Return which bins of each session's `train` the same arguments of the loaders leave for training."""
-    clips = _Clips(clip_length, num_val_clips, seed, val_clip_indices)
+    clips = ValidationClips(clip_length, num_val_clips, seed, val_clip_indices)
     return {
         session: ~clips.by_frame(clips.held_out(responses.train.shape[1], session), responses.train.shape[1])
         for session, responses in neuron_data_dictionary.items()
@@ -149,7 +177,7 @@ def _batches(windows: Runs, batch_size: int) -> Iterator[Runs]:
 
 
 @dataclass(frozen=True)
-class _Clips:
+class ValidationClips:
     """How a training movie is cut into clips, and which of them validate."""
 
     length: int
@@ -179,13 +207,15 @@ class _Clips:
 
 
 def _samples(
-    recording: Recording, clips: _Clips, chunk: int, batch_size: int, over_boundaries: bool
+    recording: Recording, clips: ValidationClips, chunk: int, batch_size: int, over_boundaries: bool
 ) -> dict[str, tuple[OrderedWindows | ShuffledWindows, int]]:
     """Return the sampler of every loader of a session and the length of its samples."""
     session, names = recording.session, recording.bin_column("stimulus").astype(str)
     n_frames = int((names == TRAIN_MOVIE).sum())  # they come first
     held_out = clips.held_out(n_frames, session)
-    runs = _runs(~clips.by_frame(held_out, n_frames))
+    left = np.zeros(recording.n_bins, bool)
+    left[:n_frames] = ~clips.by_frame(held_out, n_frames)
+    runs = find_runs(recording, left.astype(np.int8), int(True))
     if not over_boundaries:
         runs = cut_at_clips(runs, clips.length, len(held_out))
     long_enough = runs.stop - runs.first >= chunk
@@ -214,8 +244,3 @@ def _loader(
         recording, labels, TRAIN, lag=0, window_length=length, batch_size=size, statistics=statistics
     )
     return DataLoader(WindowDataset(windows), batch_size=None, sampler=sampler)
-
-
-def _runs(wanted: Bool[np.ndarray, "time"]) -> Runs:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
-    return Runs(edges[::2], edges[1::2])

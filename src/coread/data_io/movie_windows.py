@@ -5,15 +5,16 @@ that are in memory as they shall be shown, with `DataLoader(MovieDataSet(...), s
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from coread.data_io.base import ContainerError
+from coread.data_io.base import ContainerError, ResponsesTrainTestSplit
 from coread.data_io.points import DataPoint
 
 TrainMovie = Float[Tensor, "channel train_time height width"]
@@ -41,15 +42,82 @@ def generate_movie_splits(
             f"{num_clips} clips of {clip_length} frames need a movie (channel, time, height, width) with "
             f"{num_clips * clip_length} frames, found shape {tuple(movie.shape)}"
         )
+    train, validation = _clip_frames(val_clip_idc, num_clips, clip_length)
+    return movie[:, train], movie[:, validation], movie_test
+
+
+def _clip_frames(
+    val_clip_idc: Sequence[int], num_clips: int, clip_length: int
+) -> tuple[Int[np.ndarray, " train_time"], Int[np.ndarray, " val_time"]]:
+    """Return the frames of the clips left for training, in order, and of the validation clips, as listed."""
     chosen = [int(clip) for clip in val_clip_idc]
     if len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(num_clips)):
         raise ContainerError(f"val_clip_idc must be different clips of 0 to {num_clips - 1}, found {chosen}")
-    left = [clip for clip in range(num_clips) if clip not in set(chosen)]
+    left = np.setdiff1d(np.arange(num_clips), chosen)
     train, validation = (
-        movie[:, (torch.tensor(clips, dtype=torch.long)[:, None] * clip_length + torch.arange(clip_length)).flatten()]
-        for clips in (left, chosen)
+        (np.asarray(clips, int)[:, None] * clip_length + np.arange(clip_length)).reshape(-1) for clips in (left, chosen)
     )
-    return train, validation, movie_test
+    return train, validation
+
+
+class NeuronDataSplit:
+    """The responses of a session as tensors (time, neuron), cut into training and validation clips.
+
+    Args:
+        responses: the container of the session.
+        val_clip_idx: the clips that validate.
+        num_clips: clips of the training movie; responses beyond the last of them are in no split.
+        clip_length: bins of a clip.
+        key: anything, kept.
+
+    Raises ContainerError for clips that the responses do not have or that are listed twice.
+
+    """
+
+    def __init__(
+        self,
+        responses: ResponsesTrainTestSplit,
+        val_clip_idx: Sequence[int],
+        num_clips: int,
+        clip_length: int,
+        key: Mapping[str, Any] | None = None,
+    ):
+        if responses.train.shape[1] < num_clips * clip_length:
+            raise ContainerError(
+                f"{num_clips} clips of {clip_length} bins need {num_clips * clip_length} bins of train responses, "
+                f"found {responses.train.shape[1]}"
+            )
+        self.neural_responses, self.key, self.num_neurons = responses, key, responses.n_neurons
+        self.val_clip_idx, self.num_clips, self.clip_length = list(val_clip_idx), num_clips, clip_length
+        self.responses_train_and_val = responses.train.T
+        self.responses_train, self.responses_val = self.split_data_train_val()
+        self.test_responses_by_trial = dict(responses.test_by_trial_dict)
+
+    def split_data_train_val(
+        self,
+    ) -> tuple[Float[np.ndarray, "train_time neuron"], Float[np.ndarray, "val_time neuron"]]:
+        """Return the responses to the clips left for training, in order, and to the validation clips, as listed."""
+        train, validation = _clip_frames(self.val_clip_idx, self.num_clips, self.clip_length)
+        return self.responses_train_and_val[train], self.responses_train_and_val[validation]
+
+    @cached_property
+    def response_dict_test(self) -> dict[str, dict[str, Tensor | None]]:
+        """By test stimulus `{"avg": (time, neuron), "by_trial": (repeat, neuron, time) or None}`."""
+        repeats = {name: _float32(values) for name, values in self.test_responses_by_trial.items()}
+        return {
+            name: {"avg": _float32(mean.T), "by_trial": repeats.get(name)}
+            for name, mean in self.neural_responses.test_dict.items()
+        }
+
+    @property
+    def response_dict(self) -> dict[str, Any]:
+        """`{"train": (time, neuron), "validation": (time, neuron), "test": response_dict_test}`."""
+        train, validation = _float32(self.responses_train), _float32(self.responses_val)
+        return {"train": train, "validation": validation, "test": self.response_dict_test}
+
+
+def _float32(values: np.ndarray) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(values, np.float32))
 
 
 class MovieDataSet(Dataset):
@@ -167,13 +235,65 @@ class MovieSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         if self.split != "train":
             return iter(self.indices.tolist())
-        longest = self.chunk_size if self.allow_over_boundaries else max(1, self.chunk_size // 2)
-        start = self.indices + torch.randint(0, longest, (len(self),))
-        stop = torch.full_like(start, self.movie_length)
-        if not self.allow_over_boundaries:
-            stop = torch.minimum(stop, (self.indices // self.scene_length + 1) * self.scene_length)
-        start = torch.minimum(start, stop - self.chunk_size)
+        if self.allow_over_boundaries:
+            moved = self.indices + torch.randint(0, self.chunk_size, (len(self),))
+            start = moved.clamp(max=self.movie_length - self.chunk_size)
+        else:
+            bounds = [*range(0, self.movie_length, self.scene_length), self.movie_length]
+            start = torch.tensor(gen_shifts_with_boundaries(bounds, self.indices.tolist(), self.chunk_size))
         return iter(start[torch.randperm(len(self))].tolist())
+
+
+def gen_shifts_with_boundaries(
+    clip_bounds: Sequence[int], start_indices: Sequence[int], clip_chunk_size: int = 50
+) -> list[int]:
+    """Return starts moved by less than half of `clip_chunk_size`, and then back as far as their clip's end asks for.
+
+    `clip_bounds` increase from the first frame of the first clip to one past the last frame of the last. Draws are of
+    torch's global generator. In contrast to the published function, a start that a draw would move beyond its clip is
+    moved as far as it can be, not left where it was.
+    """
+    bounds, starts = torch.as_tensor(list(clip_bounds)), torch.as_tensor(list(start_indices))
+    following = bounds[torch.searchsorted(bounds, starts, right=True).clamp(max=len(bounds) - 1)]
+    moved = starts + torch.randint(0, max(1, clip_chunk_size // 2), (len(starts),))
+    return torch.minimum(moved, following - clip_chunk_size).tolist()
+
+
+def get_movie_dataloader(
+    movie: Float[np.ndarray | Tensor, "channel time height width"],
+    responses: Float[np.ndarray | Tensor, "time neuron"] | Mapping[str, Any],
+    *,
+    split: str,
+    scene_length: int,
+    chunk_size: int,
+    batch_size: int,
+    start_indices: Sequence[int] | None = None,
+    roi_ids: Int[np.ndarray, " neuron"] | None = None,
+    roi_coords: Float[np.ndarray, "neuron 2"] | None = None,
+    group_assignment: Int[np.ndarray, " neuron"] | None = None,
+    drop_last: bool = True,
+    allow_over_boundaries: bool = True,
+    **kwargs: Any,
+) -> DataLoader:
+    """Return the loader of a `MovieDataSet` with its `MovieSampler`.
+
+    Without `start_indices`, training samples start every `chunk_size` frames, validation samples every `scene_length`,
+    and the test movie is one sample or, without `allow_over_boundaries`, one per scene. `drop_last` concerns training;
+    `kwargs` are those of torch's DataLoader. Raises ContainerError for responses that are not finite, for which the
+    published function returns no loader at all, and ValueError for samples that do not fit.
+    """
+    dataset = MovieDataSet(movie, responses, roi_ids, roi_coords, group_assignment, split, chunk_size)
+    if n_missing := int((~torch.isfinite(dataset.responses)).sum()):
+        raise ContainerError(f"{n_missing} {split} responses are not finite")
+    n_frames = dataset.movies.shape[1]
+    if start_indices is None and split == "train":
+        start_indices = range(0, n_frames, chunk_size)
+    elif start_indices is None:
+        whole = split == "test" and allow_over_boundaries
+        start_indices = range(0, n_frames - chunk_size + 1, n_frames if whole else scene_length)
+    sampler = MovieSampler(start_indices, split, chunk_size, n_frames, scene_length, allow_over_boundaries)
+    last = split == "train" and drop_last
+    return DataLoader(dataset, sampler=sampler, batch_size=batch_size, drop_last=last, **kwargs)
 
 
 def _check_split(split: str) -> None:

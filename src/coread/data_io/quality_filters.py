@@ -110,12 +110,15 @@ def tabulate(recordings: Sequence[Recording]) -> pd.DataFrame:
     Steps keep the order in which they were applied; recordings without filters do not appear. Nor do sessions in which
     no cell passes, because they are no recordings: the sums are of the sessions that were kept.
     """
+    counts = {each.session: each.session_info for each in recordings if "quality_step" in each.session_info}
+    return tabulate_counts(counts)
+
+
+def tabulate_counts(counts: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
+    """Return the same table from what `session_info_of` says of every session."""
     tables = [
-        pd.DataFrame(
-            {"session": recording.session} | {name: recording.session_info[f"quality_{name}"] for name in COLUMNS}
-        )
-        for recording in recordings
-        if "quality_step" in recording.session_info
+        pd.DataFrame({"session": session} | {name: info[f"quality_{name}"] for name in COLUMNS})
+        for session, info in counts.items()
     ]
     if not tables:
         return pd.DataFrame(columns=["session", *COLUMNS, "n_kept"])

@@ -108,13 +108,17 @@ class HoeflingParameters:
         return ClipTiming(self.clip_length, self.clip_duration_s)
 
     @property
-    def others(self) -> dict[str, OtherStimulus]:
-        """The further stimuli that the user has frames of, by the prefix of their datasets."""
-        parsed = {
+    def all_others(self) -> dict[str, OtherStimulus]:
+        """The further stimuli that were shown, by the prefix of their datasets."""
+        return {
             prefix: parse_parameters(OtherStimulus, settings, f"data_io.other_stimuli.{prefix}")
             for prefix, settings in self.other_stimuli.items()
         }
-        return {prefix: other for prefix, other in parsed.items() if other.file is not None}
+
+    @property
+    def others(self) -> dict[str, OtherStimulus]:
+        """Those of them that the user has frames of."""
+        return {prefix: other for prefix, other in self.all_others.items() if other.file is not None}
 
 
 # ------------------------------------------------------------------------------------------------------------ questions
