@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from coread.modules.core.base_core import SimpleCoreWrapper
+from coread.modules.core.base_core import Core3d, SimpleCoreWrapper
+from coread.modules.core.gru_core import ConvGRUCore
 from coread.modules.layers import convolutions, regularizers
-from coread.modules.layers.gru import GRU_Module
+from coread.modules.layers.gru import ConvGRUCell, GRU_Module
 from coread.modules.layers.regularizers import GaussianLaplaceL2, Laplace
 from coread.modules.layers.scaling import Scale2DLayer
 from coread.modules.nonlinearities import ParametrizedELU, ParametrizedSoftplus
@@ -172,3 +174,36 @@ def test_a_gru_takes_one_stimulus_without_a_batch():
     torch.testing.assert_close(module(x[1]), module(x)[1])
     with pytest.raises(ValueError, match="got \\(5, 6, 7\\)"):
         module(x[0, 0])
+
+
+def test_recurrent_cell_by_its_published_parts():
+    cell = ConvGRUCell(2, 4, 4, 3, gamma_rec=0.5, pad_input=False)
+    gates = (cell.reset_gate_hidden, cell.update_gate_hidden, cell.out_gate_hidden)
+    with torch.no_grad():
+        for value, gate in enumerate(gates, start=1):
+            gate.weight.fill_(-value)
+            gate.bias.fill_(-10.0 * value)
+    assert (cell.penalty().item(), cell.regularizer().item()) == (2.0, 1.0)
+    assert cell.bias_l1().item() == 20.0
+    x = torch.randn(3, 2, 6, 7)
+    assert torch.equal(cell.init_state(x), torch.zeros(3, 4, 3, 4))
+    assert torch.equal(cell(x, cell.init_state(x)), cell(x))
+
+
+def test_cores_draw_their_convolutions_anew():
+    class OwnCore(Core3d):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.mix = nn.Conv3d(2, 64, (3, 5, 5)), nn.Conv2d(2, 2, 1)
+
+    core = OwnCore()
+    before = core.mix.weight.clone()
+    core.initialize()
+    assert core.conv.weight.std().item() == pytest.approx((2 / ((2 + 64) * 75)) ** 0.5, rel=0.05)
+    assert not core.conv.bias.any()
+    assert torch.equal(core.mix.weight, before), "nothing else is touched"
+    gru = ConvGRUCore((2, 8), temporal_kernel_sizes=3, spatial_kernel_sizes=5, convolution_type="full")
+    before = gru.convolutions[0].filters().clone()
+    torch.manual_seed(0)
+    gru.initialize()
+    assert not torch.equal(gru.convolutions[0].filters(), before)

@@ -47,6 +47,22 @@ class Core(nn.Module):
         return sum(self.penalties().values(), start=torch.zeros(()))
 
 
+class Core3d(Core):
+    """A core that draws the weights of its 3-D convolutions anew when it is asked to."""
+
+    def initialize(self) -> None:
+        """Draw all 3-D convolutions from Glorot and Bengio's (2010) normal distribution; their biases become zero."""
+        self.apply(self.init_conv)
+
+    @staticmethod
+    def init_conv(m: nn.Module) -> None:
+        """Do so with a module, if it is a 3-D convolution."""
+        if isinstance(m, nn.Conv3d):
+            nn.init.xavier_normal_(m.weight)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+
 class DummyCore(Core):
     """Passes the stimulus on, for models that are a readout only; `channels` and `n_neurons_dict` have no effect."""
 

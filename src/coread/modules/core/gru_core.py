@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coread.modules.core.base_core import ConvolutionalCore, run_layer, session_log_speeds
+from coread.modules.core.base_core import ConvolutionalCore, Core3d, run_layer, session_log_speeds
 from coread.modules.layers.convolutions import STSeparableBatchConv3d, TorchFullConv3D, get_conv_class
 from coread.modules.layers.gru import GRU_Module
 from coread.modules.layers.padding import Padding
@@ -16,7 +16,7 @@ from coread.modules.layers.regularizers import group_sparsity
 from coread.modules.layers.scaling import Bias3DLayer, FiLM, Scale3DLayer
 
 
-class ConvGRUCore(ConvolutionalCore):
+class ConvGRUCore(ConvolutionalCore, Core3d):
     """Layers of space-time convolution, batch norm and nonlinearity, then a convolutional GRU over the frames.
 
     Penalties mean the same as in `SimpleCoreWrapper`; `recurrent` is the GRU's own, weighted by `gru_kwargs.gamma_rec`.
@@ -114,9 +114,7 @@ class ConvGRUCore(ConvolutionalCore):
             if i == 0 and use_projections:
                 mix = TorchFullConv3D(channels[1], channels[1], {}, 1, 1, bias=False)
                 self.features.add_module("projection", nn.Sequential(mix, getattr(nn, nonlinearity)()))
-        for module in self.features.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.xavier_normal_(module.weight)
+        self.initialize()
         self._check_penalties()
         if use_gru:
             if gru_kwargs is None:
@@ -145,7 +143,7 @@ class ConvGRUCore(ConvolutionalCore):
             return self._published_penalties()
         penalties = super().penalties()
         if self.recurrent is not None and self.recurrent.gru.gamma_rec:
-            penalties["recurrent"] = self.recurrent.gru.gamma_rec * self.recurrent.gru.penalty()
+            penalties["recurrent"] = self.recurrent.gru.regularizer()
         return penalties
 
     def _published_penalties(self) -> dict[str, Float[Tensor, ""]]:

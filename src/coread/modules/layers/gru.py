@@ -66,6 +66,21 @@ class ConvGRUCell(nn.Module):
         gates = (self.reset_gate_hidden, self.update_gate_hidden, self.out_gate_hidden)
         return torch.stack([gate.weight.abs().mean() for gate in gates]).mean()
 
+    def regularizer(self) -> Float[Tensor, ""]:
+        """Return `gamma_rec` times `penalty`."""
+        return self.gamma_rec * self.penalty()
+
+    def bias_l1(self) -> Float[Tensor, ""]:
+        """Return the mean absolute bias of the three recurrent filters."""
+        gates = (self.reset_gate_hidden, self.update_gate_hidden, self.out_gate_hidden)
+        return torch.stack([gate.bias.abs().mean() for gate in gates]).mean()  # type: ignore[union-attr]
+
+    def init_state(
+        self, input_: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch state out_height out_width"]:
+        """Return the state before the first frame: zeros, in the size of what the gates make of the input."""
+        return torch.zeros_like(self.reset_gate_input(input_))
+
     def step(
         self,
         gates: tuple[Tensor, Tensor, Tensor],
