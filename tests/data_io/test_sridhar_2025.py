@@ -1,6 +1,5 @@
 """Marmoset recordings (Sridhar et al. 2025) from files in the published layout: planted cells, trials, damage."""
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import yaml
 
 from coread.data_io.lazy_frames import LazyFrames
-from coread.data_io.restricted_pickle import PickleError
+from coread.data_io.restricted_pickle import PickleError, load_pickle
 from coread.data_io.sources import build_recording, build_recordings, build_stimuli, list_sessions, source_files
 from coread.data_io.splits import TEST, TRAIN, VALIDATION, label_bins
 from coread.data_io.sta import compute_sta
@@ -161,6 +160,16 @@ def test_test_trials_of_another_sequence_and_listed_cells_are_left_out(movie, re
     assert (built.session_info["quality_n_before"].item(), built.session_info["quality_n_removed"].item()) == (4, 1)
     with pytest.raises(RecordingError, match=r"excluded_cells lists \[9, 4\], the file has the cells 0 to 3"):
         build_recordings(TOY | {"excluded_cells": {"01": [9, 4]}}, movie[0])
+    with pytest.raises(RecordingError, match=r"excluded_cells lists \[4\], the file has the cells 0 to 3"):
+        build_recordings(TOY | {"excluded_cells": {"01": [1, 4]}}, movie[0])  # counted from 1?
+
+
+def test_one_number_too_many_in_a_list_that_counts_from_0_leaves_nothing_out(movie, recording):
+    with pytest.warns(UserWarning, match=r"movie.pkl: data_io.excluded_cells lists \[4\], .* nothing to leave out"):
+        (built,) = build_recordings(TOY | {"excluded_cells": {"01": [0, 2, 4]}}, movie[0])
+    assert built.neurons["unit_id"].tolist() == ["01_001", "01_003"]
+    assert (built.responses == recording.responses[:, [1, 3]]).all()
+    assert built.session_info["quality_n_removed"].item() == 2
 
 
 def test_bins_past_the_end_of_the_gaze_file_are_an_error_or_masked(tmp_path):
@@ -274,7 +283,7 @@ def damaged_movie(folder: Path, what: str) -> None:
     elif what == "code":
         responses.write_bytes(b"cos\nsystem\n(S'echo hello'\ntR.")
     else:
-        content = pickle.loads(responses.read_bytes())
+        content = load_pickle(responses)
         if what == "key":
             del content["test_responses"]
         elif what == "axes":
@@ -282,6 +291,7 @@ def damaged_movie(folder: Path, what: str) -> None:
         elif what == "cells":
             content["test_responses"] = content["test_responses"][1:]
         elif what == "nan":
+            content["train_responses"] = content["train_responses"].copy()  # of the file only views are read
             content["train_responses"][1, 5, 0] = np.nan
         write_pickle(responses, content)
 

@@ -11,6 +11,7 @@ A session is a piece of retina, `01` to `04`. Its responses are a pickle with
     seeds, trial_separation              optional: the seeds of the movie's eye movements, and the trials of each
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,10 +164,12 @@ def _trials_of_seed(
 def _kept_cells(path: Path, n_cells: int, excluded: Sequence[int]) -> Int[np.ndarray, "neuron"]:
     listed = np.asarray(list(excluded), int)
     outside = listed[(listed < 0) | (listed >= n_cells)]
-    if len(outside):
-        raise RecordingError(
-            f"{path.name}: data_io.excluded_cells lists {outside.tolist()}, the file has the cells 0 to {n_cells - 1}"
-        )
+    described = f"data_io.excluded_cells lists {outside.tolist()}, the file has the cells 0 to {n_cells - 1}"
+    if outside.tolist() == [n_cells] and 0 in listed:
+        # the published list of retina 02 has one number too many; a list that counts from 1 would not have 0
+        warnings.warn(f"{path.name}: {described}: there is nothing to leave out", stacklevel=2)
+    elif len(outside):
+        raise RecordingError(f"{path.name}: {described}")
     kept = np.setdiff1d(np.arange(n_cells), listed)
     if not len(kept):
         raise RecordingError(f"{path.name}: data_io.excluded_cells leaves none of the {n_cells} cells")
