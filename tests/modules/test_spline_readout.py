@@ -25,7 +25,8 @@ def test_any_size_of_feature_maps(surface: str, shape: tuple[int, ...]) -> None:
     readout = SplineMaskReadout(shape, 4, surface=surface, rank=2, smooth_weight=1.0, mask_l1_reg=1.0)
     assert readout(torch.randn(2, *shape)).shape == (2, 5 if shape != SHAPE else 12, 4)
     assert torch.isfinite(readout.regularizer())
-    torch.testing.assert_close(readout.get_mask().sum((1, 2)), torch.ones(4), rtol=0.1, atol=0.1)
+    # splines sum to 1 everywhere, so that the nearest ones to a Gaussian of sum 1 have its sum
+    torch.testing.assert_close(readout.get_mask().sum((1, 2)), torch.ones(4))
 
 
 @pytest.mark.parametrize("surface", ["tensor", "separable"])
