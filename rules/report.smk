@@ -17,6 +17,8 @@ rule draw_figures:
         histories=member_files("history.csv"),
         predictions=ancient(member_files("predictions.h5")),
         prediction_digests=member_files("predictions.sha256"),
+        models=ancient(member_files("model.ckpt")),
+        model_digests=member_files("model.sha256"),
         recordings=ancient(dataset_files("h5")),
         digests=dataset_files("sha256"),
         fields=ancient(analysis_files("receptive_fields", "h5")),
@@ -26,11 +28,11 @@ rule draw_figures:
     log:
         "logs/draw_figures/{experiment}.log",
     params:
-        code=code_of("draw_figures"),
+        code=code_of("draw_figures", "train"),
     shell:
         "attempt {log} python {input.script} --scores {input.scores} --histories {input.histories} "
-        "--predictions {input.predictions} --recordings {input.recordings} --fields {input.fields} "
-        "--output {output}"
+        "--predictions {input.predictions} --models {input.models} --recordings {input.recordings} "
+        "--fields {input.fields} --output {output}"
 
 
 rule write_tables:

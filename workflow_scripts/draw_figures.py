@@ -9,6 +9,7 @@ from coread.eval.predictions import read_predictions
 from coread.eval.scores import read_scores
 from coread.failure import reported_errors
 from coread.insilico.receptive_fields import read_receptive_fields
+from coread.models.member import load_member
 from coread.plotting import write_figures
 from coread.recording import read_recordings
 
@@ -19,6 +20,9 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, required=True)
     parser.add_argument("--histories", type=Path, nargs="+", required=True, help="learning curves, as the predictions")
     parser.add_argument("--predictions", type=Path, nargs="+", required=True)
+    parser.add_argument(
+        "--models", type=Path, nargs="*", default=[], help="trained members, for what they have learned"
+    )
     parser.add_argument("--recordings", type=Path, nargs="+", required=True)
     parser.add_argument("--fields", type=Path, nargs="*", default=[], help="receptive fields, if there are any")
     parser.add_argument("--output", type=Path, required=True)
@@ -33,6 +37,7 @@ def main() -> None:
         recordings=read_recordings(arguments.recordings, load_frames=False),
         predictions=predictions,
         fields=read_receptive_fields(arguments.fields[0]) if arguments.fields else None,
+        members=[load_member(path) for path in arguments.models],
     )
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from coread.eval.oracles import global_mean_oracle, oracle_corr_jackknife
+from coread.eval.oracles import fraction_of_oracle, global_mean_oracle, oracle_corr_jackknife
 
 
 @pytest.fixture
@@ -40,3 +40,18 @@ def test_global_mean_leaves_the_neuron_out(responses: np.ndarray):
     assert published[1] == pytest.approx(np.corrcoef(responses[..., 1].ravel(), responses.mean(axis=2).ravel())[0, 1])
     assert (published > score).all()
     np.testing.assert_allclose(global_mean_oracle(responses, cut_first_n_frames=9), global_mean_oracle(responses[9:]))
+
+
+def test_fraction_of_oracle_is_the_slope_through_the_origin():
+    rng = np.random.default_rng(4)
+    oracle = rng.uniform(-0.02, 0.6, 200)
+    score = 0.7 * oracle + rng.normal(0, 0.02, 200)
+    slope = np.linalg.lstsq(oracle[:, None], score, rcond=None)[0][0]
+    assert fraction_of_oracle(score, oracle) == pytest.approx(slope)
+    gaps = score.copy()
+    gaps[:3] = np.nan
+    assert fraction_of_oracle(gaps, oracle) == pytest.approx(fraction_of_oracle(score[3:], oracle[3:]))
+    assert np.isnan(fraction_of_oracle(gaps[:3], oracle[:3]))
+    # an unreliable neuron decides nothing, whatever the ratio of its two correlations
+    oracle[0], score[0] = 1e-6, 0.1
+    assert abs(fraction_of_oracle(score, oracle) - slope) < 1e-3

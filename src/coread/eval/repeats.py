@@ -15,14 +15,17 @@ def align_repeats(recording: Recording, bins: Bool[np.ndarray, "bin"]) -> dict[s
 
     Two bins show the same moment if their trials showed the same frames of the same stimulus up to and including them;
     trials that were cut short, permuted or interleaved with others need no special case. Rows are in the order in
-    which moments were first shown. Entries without a selected bin (masked, absent) are ABSENT.
+    which moments were first shown. Entries without a selected bin (masked, absent) are ABSENT. Only trials of the tiers
+    of the selected bins count as repeats.
     """
     selected = np.flatnonzero(bins)
     stimulus = recording.bin_column("stimulus").astype(str)
+    tier = recording.bin_column("tier").astype(str)
+    of_tiers = np.isin(tier, np.unique(tier[selected]))
     history = _history_hash(recording)
     tables = {}
     for name in sorted(set(stimulus[selected])):
-        shown = np.flatnonzero(stimulus == name)
+        shown = np.flatnonzero((stimulus == name) & of_tiers)
         shown = shown[np.isin(history[shown], history[selected])]
         _, first, row = np.unique(history[shown], return_index=True, return_inverse=True)
         row = np.argsort(np.argsort(first))[row]

@@ -2,19 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from coread.eval.predictions import MemberPredictions
 from coread.insilico.receptive_fields import ReceptiveFields
 from coread.plotting.fields import draw_receptive_fields, draw_truth_cosine
+from coread.plotting.images import draw_image_responses, shows_images
 from coread.plotting.scores import draw_learning_curves, draw_score_distribution
 from coread.plotting.style import Drawing, paper_style, save_drawing
 from coread.plotting.traces import draw_traces
 from coread.recording import Recording
 
+if TYPE_CHECKING:
+    from coread.models.member import Member
+
 __all__ = [
     "Drawing",
+    "draw_image_responses",
     "draw_learning_curves",
     "draw_receptive_fields",
     "draw_score_distribution",
@@ -34,21 +40,40 @@ def write_figures(
     recordings: Sequence[Recording],
     predictions: Sequence[MemberPredictions],
     fields: Mapping[str, ReceptiveFields] | None,
+    members: Sequence["Member"] = (),
 ) -> list[Path]:
     """Draw all figures that the results allow, each as PNG and PDF with its caption as TXT; return PNGs and PDFs.
 
-    score_distribution, learning_curves, traces; receptive_fields where there are any; truth_cosine where they have a
-    known truth.
+    score_distribution, learning_curves; traces of movies, image_responses of images; receptive_fields where there are
+    any; truth_cosine where they have a known truth; and of the trained `members` of models of images what these have
+    learned: gain, history_kernels, state_loadings, shifter, retinotopy.
     """
+    images = shows_images(recordings)
     drawings = {
         "score_distribution": draw_score_distribution(scores),
         "learning_curves": draw_learning_curves(histories),
-        "traces": draw_traces(recordings, predictions, scores),
+        "traces": None if images else draw_traces(recordings, predictions, scores),
+        "image_responses": draw_image_responses(recordings, predictions, scores) if images else None,
         "receptive_fields": draw_receptive_fields(fields) if fields else None,
         "truth_cosine": draw_truth_cosine(fields) if fields else None,
     }
+    drawings |= _learned(recordings, members)
     written = []
     for name, drawing in drawings.items():
         if drawing is not None:
             written += save_drawing(drawing, out_dir / name)
     return written
+
+
+def _learned(recordings: Sequence[Recording], members: Sequence["Member"]) -> dict[str, Drawing | None]:
+    """Draw what models of images have learned; nothing of other models, whose figures do not depend on this code."""
+    if not members or not hasattr(members[0].model, "modulator"):
+        return {}
+    from coread.eval.learned import learned_of_session, true_of_session
+    from coread.plotting.learned import LEARNED_FIGURES, LearnedSession
+
+    sessions = []
+    for recording in recordings:
+        learned = {f"fold{member.fold}_seed{member.seed}": learned_of_session(member, recording) for member in members}
+        sessions.append(LearnedSession(recording, learned, true_of_session(recording)))
+    return {name: draw(sessions) for name, draw in LEARNED_FIGURES.items()}

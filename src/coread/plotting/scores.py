@@ -1,6 +1,7 @@
 """Figures of scores and of training."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,8 @@ from coread.plotting.style import (
 )
 
 MAX_MEMBERS_SHOWN = 6
+MAX_BARS = 500  # neurons; more bars hide each other
+MAX_SHARE = 2.0  # of the ceiling, at the end of its axis
 
 
 def draw_score_distribution(scores: pd.DataFrame) -> Drawing | None:
@@ -37,23 +40,24 @@ def draw_score_distribution(scores: pd.DataFrame) -> Drawing | None:
     with paper_style():
         figure = Figure(figsize=(FULL_WIDTH_IN, 2.35 * len(stimuli)), layout="constrained")
         grid = figure.subplots(len(stimuli), 3, squeeze=False, width_ratios=[1.2, 1, 1.3])
-        counts = []
+        counts, beyond = [], 0
         for row, stimulus in zip(grid, stimuli, strict=True):
             wide = _per_neuron(tested[tested["stimulus"] == stimulus])
             included = wide["included"].to_numpy(bool)
             _draw_predictors(row[0], wide, included, stimulus)
             _draw_against_ceiling(row[1], wide, included)
-            _draw_share_of_ceiling(row[2], wide, included)
+            beyond += _draw_share_of_ceiling(row[2], wide, wide["share_included"].to_numpy(bool))
             if row[0] is not grid[-1, 0]:
                 row[2].tick_params(labelbottom=False)
             counts.append(f"{stimulus}: {_counts(wide, included)}")
     members = [name for name in dict.fromkeys(tested["predictor"]) if name not in (ENSEMBLE, DATA)]
+    above = f" ({beyond} above {MAX_SHARE:g} not shown)" if beyond else ""
     caption = (
         f"Test scores ({'; '.join(counts)}). Left: correlation of the prediction with the average over repeats for "
         f"every member ({len(members)}), the ensemble and the noise ceiling (CCmax, Schoppe et al. 2016); one dot per "
-        "neuron, lines: median and quartiles. Middle: ensemble against each neuron's ceiling; bars: 95 % bootstrap "
-        "interval over repeats. Right: share of the ceiling that the ensemble reaches. Open dots: neurons excluded "
-        "for too little explainable variance; they count for no median."
+        f"neuron, lines: median and quartiles. Middle: ensemble against each neuron's ceiling{_bars(tested)}. Right: "
+        f"share of the ceiling that the ensemble reaches{above}. Open dots: neurons excluded for too little "
+        "explainable variance; they count for no median."
     )
     return Drawing(figure, caption)
 
@@ -79,16 +83,23 @@ def _per_neuron(scores: pd.DataFrame) -> pd.DataFrame:
             wide[predictor] = _column(scores, predictor, "correlation_to_average")
     wide["ceiling"] = _column(scores, DATA, "noise_ceiling")
     wide["share"] = _column(scores, ENSEMBLE, "fraction_of_ceiling")
+    wide["share_included"] = _column(scores, ENSEMBLE, "fraction_of_ceiling", "included")
     return wide
 
 
-def _column(scores: pd.DataFrame, predictor: str, metric: str) -> pd.Series:
+def _column(scores: pd.DataFrame, predictor: str, metric: str, column: str = "value") -> pd.Series:
     chosen = scores[(scores["predictor"] == predictor) & (scores["metric"] == metric)]
-    return chosen.set_index(["session", "neuron"])["value"]
+    return chosen.set_index(["session", "neuron"])[column]
+
+
+def _bars(tested: pd.DataFrame) -> str:
+    """Say what the bars are, where there are any."""
+    n_neurons = len(tested[["session", "neuron"]].drop_duplicates())
+    return "" if n_neurons > MAX_BARS else "; bars: 95 % bootstrap interval over repeats"
 
 
 def _draw_predictors(axes: Axes, wide: pd.DataFrame, included: np.ndarray, stimulus: str) -> None:
-    fixed = {ENSEMBLE, "cell_type", "included", "ci_low", "ci_high", "ceiling", "share"}
+    fixed = {ENSEMBLE, "cell_type", "included", "ci_low", "ci_high", "ceiling", "share", "share_included"}
     members = [name for name in wide.columns if name not in fixed]
     names = [*members[:MAX_MEMBERS_SHOWN], ENSEMBLE, "ceiling"]
     colors = [GREY] * (len(names) - 2) + [ENSEMBLE_COLOR, CEILING_COLOR]
@@ -105,9 +116,13 @@ def _draw_against_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray) 
     x, y = wide["ceiling"].to_numpy(float), wide[ENSEMBLE].to_numpy(float)
     lengths = np.abs(wide[["ci_low", "ci_high"]].to_numpy(float).T - y)
     shown = included & np.isfinite(lengths).all(axis=0)
-    axes.errorbar(x[shown], y[shown], yerr=lengths[:, shown], fmt="none", ecolor=LIGHT_GREY, elinewidth=0.5, zorder=1)
-    axes.scatter(x[included], y[included], s=7, color=ENSEMBLE_COLOR, alpha=0.7, linewidths=0, zorder=2)
-    axes.scatter(x[~included], y[~included], s=7, facecolors="none", edgecolors=GREY, linewidths=0.5, zorder=2)
+    few = len(wide) <= MAX_BARS
+    if few:
+        bars = lengths[:, shown]
+        axes.errorbar(x[shown], y[shown], yerr=bars, fmt="none", ecolor=LIGHT_GREY, elinewidth=0.5, zorder=1)
+    look: dict[str, Any] = {"s": 7, "zorder": 2} if few else {"s": 1.5, "zorder": 2, "rasterized": True}
+    axes.scatter(x[included], y[included], color=ENSEMBLE_COLOR, alpha=0.7 if few else 0.3, linewidths=0, **look)
+    axes.scatter(x[~included], y[~included], facecolors="none", edgecolors=GREY, linewidths=0.5, **look)
     low, high = score_range(np.stack([x, y])[:, included])
     axes.plot([low, high], [low, high], color="black", linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
     axes.set_xlabel("noise ceiling")
@@ -117,7 +132,8 @@ def _draw_against_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray) 
     axes.set_ylim(low, high)
 
 
-def _draw_share_of_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray) -> None:
+def _draw_share_of_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray) -> int:
+    """Draw the share of the ceiling and return how many neurons lie above the axis, because their ceiling is near 0."""
     share = wide["share"].to_numpy(float)
     kind = wide["cell_type"].fillna("").astype(str).to_numpy()
     names = sorted(set(kind)) if (kind != "").any() else [""]
@@ -131,7 +147,9 @@ def _draw_share_of_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray)
     )
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylabel("fraction of ceiling")
-    axes.set_ylim(score_range(share[included]))
+    low, high = score_range(share[included])
+    axes.set_ylim(low, min(high, MAX_SHARE))
+    return int((share > MAX_SHARE).sum())
 
 
 def draw_learning_curves(histories: Mapping[str, pd.DataFrame]) -> Drawing | None:

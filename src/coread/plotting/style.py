@@ -20,6 +20,7 @@ GREY, LIGHT_GREY = "#6E6E6E", "#C8C8C8"
 ENSEMBLE_COLOR, CEILING_COLOR = COLORS[0], COLORS[1]
 FULL_WIDTH_IN, HALF_WIDTH_IN = 7.2, 3.5  # 183 and 89 mm: two columns and one column of a journal page
 DPI = 200
+MAX_VECTOR_DOTS = 2000  # of a cloud: more make a PDF that no viewer scrolls through, and are drawn as an image
 
 RC: Any = {
     "font.family": "sans-serif",
@@ -101,11 +102,10 @@ def strip(
     # multiples of the golden ratio keep neighbours in rank apart and need no random numbers
     offset[np.argsort(values, kind="stable")] = 0.56 * ((np.arange(len(values)) * 0.6180339887) % 1 - 0.5)
     full, hollow = shown & included, shown & ~included
-    size = 7.0 if len(values) <= 150 else 2.5
-    axes.scatter(position + offset[full], values[full], s=size, color=color, alpha=0.55, linewidths=0, zorder=2)
-    axes.scatter(
-        position + offset[hollow], values[hollow], s=size, facecolors="none", edgecolors=GREY, linewidths=0.5, zorder=2
-    )
+    size = 7.0 if len(values) <= 150 else 2.5 if len(values) <= MAX_VECTOR_DOTS else 0.6
+    look: Any = {"s": size, "zorder": 2, "rasterized": len(values) > MAX_VECTOR_DOTS}
+    axes.scatter(position + offset[full], values[full], color=color, alpha=0.55, linewidths=0, **look)
+    axes.scatter(position + offset[hollow], values[hollow], facecolors="none", edgecolors=GREY, linewidths=0.5, **look)
     if full.any():
         low, median, high = np.percentile(values[full], [25, 50, 75])
         axes.plot([position, position], [low, high], color="black", linewidth=1.0, zorder=3, solid_capstyle="butt")

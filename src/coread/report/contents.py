@@ -22,8 +22,14 @@ from coread.report.tables import Table, make_table, summary_rows
 FIGURES = {
     "score_distribution": "Scores",
     "traces": "Recorded and predicted responses",
+    "image_responses": "Recorded and predicted responses",
     "receptive_fields": "Receptive fields",
     "truth_cosine": "Receptive fields against the truth",
+    "gain": "Learned gain over time",
+    "history_kernels": "Learned history kernels",
+    "state_loadings": "Learned loadings on the network's state",
+    "shifter": "Learned shifts with the eye",
+    "retinotopy": "Learned retinotopy",
     "learning_curves": "Learning curves",
 }
 HEADLINE = {
