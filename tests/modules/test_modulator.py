@@ -106,6 +106,25 @@ def test_a_constant_parameter_is_a_constant_gain_unless_published() -> None:
         torch.testing.assert_close(gain[100:], torch.full((200,), 1.5))
 
 
+def test_smoother_finds_a_drift_also_in_trials_that_it_was_not_trained_on() -> None:
+    generator = torch.Generator().manual_seed(3)
+    drift = 1 + 0.5 * torch.sin(2 * torch.pi * torch.arange(400.0) / 173)
+    drive = torch.randn(400, 40, generator=generator)
+    responses = drift[:, None] * (F.elu(drive) + 1) * torch.empty(400, 40).exponential_(generator=generator)
+    trained = torch.rand(400, generator=generator) < 0.8
+    modulator = HistoryStateGainModulator(40, 400, include_history=False, include_state=False, diff_reg=1.0)
+    optimizer = torch.optim.Adam(modulator.parameters(), lr=0.05)
+    ranks = torch.arange(400)[trained]
+    for _ in range(200):
+        rate = modulator(drive[trained], time_order=ranks)
+        loss = (rate - responses[trained] * torch.log(rate + 1e-12)).sum() + modulator.regularizer()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    found = modulator.gain_over_time().detach()
+    assert float(torch.corrcoef(torch.stack([found[~trained], drift[~trained]]))[0, 1]) > 0.9
+
+
 @pytest.mark.parametrize("published", [False, True])
 def test_smoother_ignores_parameters_of_later_ranks(published: bool) -> None:
     modulator = make(published_behaviour=published)

@@ -87,6 +87,14 @@ def test_positions_are_predicted_from_the_tissue(nonlinearity: str, act: Any) ->
     torch.testing.assert_close(readout.mu[0, :, 0], readout.mu_transform[8](plane).tanh())
 
 
+def test_points_keep_their_digits_in_mixed_precision() -> None:
+    readout = make(grid_mean_predictor={"hidden_layers": 1, "final_tanh": True}, source_grid=torch.randn(5, 2)).eval()
+    ramp = torch.arange(9.0).expand(1, 3, 8, 9)  # exact in half precision: what is read tells the point
+    expected = readout(ramp)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(readout(ramp.bfloat16()), expected)
+
+
 def test_unknown_predictors_are_refused() -> None:
     for wrong in ({"nonlinearity": "GELU"}, {"type": "shared"}):
         with pytest.raises(ValueError, match="of type cortex with a nonlinearity of"):

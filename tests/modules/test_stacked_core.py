@@ -119,6 +119,22 @@ def test_padding_and_dilation(settings: dict[str, Any], size: tuple[int, int]) -
     assert small(**settings | {"stack": -1})(torch.randn(1, 2, 12, 14)).shape[2:] == size
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"pad_input": True}, {"hidden_kern": 4}, {"hidden_padding": 0, "hidden_dilation": 2}, {"input_kern": 4}],
+)
+def test_spatial_offset_is_the_middle_of_what_a_pixel_sees(settings: dict[str, Any]) -> None:
+    core = small(linear=True, batch_norm=False, stack=-1, **settings)
+    for parameter in core.parameters():
+        torch.nn.init.ones_(parameter)
+    image = torch.zeros(1, 2, 24, 26, requires_grad=True)
+    core(image)[0, 0, 6, 7].backward()
+    seen = image.grad[0, 0]
+    rows, columns = torch.arange(24.0), torch.arange(26.0)
+    middle = (float((seen.sum(1) * rows).sum() / seen.sum()), float((seen.sum(0) * columns).sum() / seen.sum()))
+    assert middle == pytest.approx((core.spatial_offset[0] + 6, core.spatial_offset[1] + 7), abs=1e-4)
+
+
 def test_offsets_stand_where_they_are_asked_for() -> None:
     def offsets(**settings: Any) -> list[str]:
         return [name for name, _ in small(layers=2, **settings).named_parameters() if name.endswith("conv.bias")]

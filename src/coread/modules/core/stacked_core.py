@@ -123,6 +123,9 @@ class Stacked2dCore(Core):
         )
         same = [((kernel - 1) * hidden_dilation + 1) // 2 for kernel in kernels[1:]]
         padding = same if hidden_padding is None else _per_layer("hidden_padding", hidden_padding, layers - 1)
+        reach = [(kernel - 1) / 2 * (hidden_dilation if i else 1) for i, kernel in enumerate(kernels)]
+        offset = sum(reach) - (input_kern // 2 if pad_input else 0) - sum(padding)
+        self.spatial_offset = (offset, offset)
         self.features = nn.Sequential()
         for i in range(layers):
             layer: OrderedDict[str, nn.Module] = OrderedDict()

@@ -198,7 +198,8 @@ class PointGaussianReadout(Readout):
     def mu(self) -> Float[Tensor, "1 neuron 1 2"]:
         """Mean points within the feature maps."""
         if not hasattr(self, "_mu"):
-            mu = self.mu_transform(self.source_grid)[None, :, None]
+            with torch.autocast(self.source_grid.device.type, enabled=False):  # points need their digits
+                mu = self.mu_transform(self.source_grid)[None, :, None]
         else:
             mu = self.mu_transform(self._mu) if hasattr(self, "mu_transform") else self._mu
             mu = mu[:, self.grid_sharing_index] if hasattr(self, "grid_sharing_index") else mu
