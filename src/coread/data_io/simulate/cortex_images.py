@@ -51,14 +51,15 @@ def natural_images(
     )
     turn[:, :, 1] *= mirrored[:, None]
     grid = np.stack(np.meshgrid(*(np.arange(size) - (size - 1) / 2 for size in SCREEN_SHAPE), indexing="ij"))
+    grid = grid.reshape(2, -1)
     images = np.empty((n_images, *SCREEN_SHAPE), np.uint8)
     for number, name in enumerate(names):
         source = load_photograph(name, photographs.photograph_px).astype(np.float32)
         shown = np.flatnonzero(photograph == number)
         for chunk in _chunks(shown):
-            where = np.einsum("iab,byx->aiyx", turn[chunk], grid)
-            where += (place[chunk] * source.shape).T[:, :, None, None]
-            patches = ndimage.map_coordinates(source, where, order=1, mode="mirror")
+            where = turn[chunk] @ grid + (place[chunk] * source.shape)[:, :, None]
+            patches = ndimage.map_coordinates(source, where.swapaxes(0, 1), order=1, mode="mirror")
+            patches = patches.reshape(-1, *SCREEN_SHAPE)
             patches -= patches.mean((1, 2), keepdims=True)
             patches /= np.maximum(patches.std((1, 2), keepdims=True), FLATTEST)
             images[chunk] = quantise(photographs.contrast * patches)
@@ -100,4 +101,4 @@ def _taps(
 
 
 def _chunks(rows: Int[np.ndarray, "row"]) -> list[Int[np.ndarray, "row"]]:
-    return np.split(rows, range(IMAGES_AT_A_TIME, len(rows), IMAGES_AT_A_TIME))
+    return [rows[start : start + IMAGES_AT_A_TIME] for start in range(0, len(rows), IMAGES_AT_A_TIME)]

@@ -1,0 +1,178 @@
+"""Simulated cortex: what each change of Model 4 is worth where its cause is simulated, and how near the truth it comes.
+
+The simulation is fixed; intervals are over training seeds (Student's t).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from coread.config import compose, stage_slice
+from coread.data_io.simulate.cortex_truth import best_possible_correlation
+from coread.data_io.sources import build_recordings
+from coread.eval.metrics import correlation_numpy
+from coread.eval.predictions import predict_member
+from coread.models.member import Member
+from coread.recording import Recording
+from coread.training import train
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(6 * 3600)]
+
+SEEDS = (0, 1, 2)
+FOLDS = range(5)
+# factors that are powers of two and change no digit, so that equal means equal to the bit; the wheel counts backwards
+OTHER_UNITS = "{cortex-1-1: {factor: [0.25, 2.0, -8.0]}, cortex-2-1: {factor: [4.0, 0.5, -0.5]}}"
+
+
+class Laboratory:
+    """Trains and predicts each thing once."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.recorded: dict[tuple[str, ...], list[Recording]] = {}
+        self.trained: dict[tuple, Member] = {}
+
+    def recordings(self, data: str, *overrides: str) -> list[Recording]:
+        if (key := (data, *overrides)) not in self.recorded:
+            config = compose("simulated_cortex_baseline", [f"data_io={data}", *overrides])
+            self.recorded[key] = build_recordings(stage_slice(config, "data")["data_io"])
+        return self.recorded[key]
+
+    def member(self, experiment: str, data: str, fold: int, seed: int, *overrides: str) -> Member:
+        if (key := (experiment, data, fold, seed, *overrides)) not in self.trained:
+            of_data = [text for text in overrides if text.startswith("++data_io.")]
+            config = compose(f"simulated_cortex_{experiment}", [f"data_io={data}", *overrides])
+            self.trained[key] = train(
+                stage_slice(config, "train"),
+                self.recordings(data, *of_data),
+                fold,
+                seed,
+                work_dir=self.folder / str(len(self.trained)),
+                accelerator="cpu",
+            )
+        return self.trained[key]
+
+    def prediction(self, members: Sequence[Member], data: str, *overrides: str) -> list[np.ndarray]:
+        """Return the mean prediction (test trial, neuron) of every session."""
+        recordings = self.recordings(data, *overrides)
+        made = [predict_member(member, recordings, experiment="acceptance").sessions for member in members]
+        return [
+            np.mean([sessions[recording.session].prediction[is_test(recording)] for sessions in made], axis=0)
+            for recording in recordings
+        ]
+
+    def score(self, members: Sequence[Member], data: str) -> float:
+        """Return the single-trial correlation over test trials, mean over the neurons of all sessions."""
+        pairs = zip(self.recordings(data), self.prediction(members, data), strict=True)
+        scores = [correlation_numpy(each.responses[is_test(each)], predicted, axis=0) for each, predicted in pairs]
+        return float(np.concatenate(scores).mean())
+
+    def differences(self, experiment: str, data: str) -> np.ndarray:
+        """Return by how much an experiment scores above the baseline, for every training seed."""
+        return np.array(
+            [
+                self.score([self.member(experiment, data, 0, seed)], data)
+                - self.score([self.member("baseline", data, 0, seed)], data)
+                for seed in SEEDS
+            ]
+        )
+
+    def model4(self, data: str, seed: int) -> list[Member]:
+        """Return the five paired members of one training seed."""
+        return [self.member("model4", data, fold, 100 * (seed + 1) + fold) for fold in FOLDS]
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory):
+    return Laboratory(tmp_path_factory.mktemp("laboratory"))
+
+
+def is_test(recording: Recording) -> np.ndarray:
+    return (recording.bin_column("tier") == "test") & recording.valid
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the mean."""
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+@pytest.mark.parametrize("effect", ["history", "state", "gain"])
+def test_a_change_helps_where_its_cause_is_simulated_and_only_there(laboratory, effect):
+    found = {
+        data: laboratory.differences(effect, data)
+        for data in (f"simulated_cortex_only_{effect}", "simulated_cortex_steady")
+    }
+    intervals = {data: interval(values) for data, values in found.items()}
+    for data, values in found.items():
+        low, high = intervals[data]
+        print(f"\n{effect} on {data}: {values.mean():+.4f} [{low:+.4f}, {high:+.4f}] over {len(values)} seeds")
+    assert intervals[f"simulated_cortex_only_{effect}"][0] > 0
+    low, high = intervals["simulated_cortex_steady"]
+    assert low <= 0 <= high
+
+
+def test_the_gain_that_was_simulated_is_recovered(laboratory):
+    data = "simulated_cortex_only_gain"
+    for seed in SEEDS:
+        modulators = laboratory.member("gain", data, 0, seed).model.modulator
+        for recording in laboratory.recordings(data):
+            order = np.argsort(recording.session_info["truth_time_order"])
+            learned = modulators[recording.session].gain_over_time().detach().numpy()
+            found = np.corrcoef(learned, recording.session_info["truth_gain"][order])[0, 1]
+            print(f"\nseed {seed}, {recording.session}: correlation of learned and true gain {found:.3f}")
+            assert found >= 0.9
+
+
+def test_recorded_units_do_not_matter_to_the_adjusted_normalisation(laboratory):
+    units = f"++data_io.behaviour.units={OTHER_UNITS}"
+    data = "simulated_cortex_steady"
+    predicted = {
+        (experiment, overrides): np.concatenate(
+            laboratory.prediction(
+                [laboratory.member(experiment, data, 0, 0, "trainer.max_epochs=3", *overrides)], data, *overrides
+            )
+        )
+        for experiment in ("baseline", "adjusted_normalization")
+        for overrides in ((), (units,))
+    }
+    usual, other = (predicted["adjusted_normalization", key] for key in ((), (units,)))
+    assert (usual == other).all()
+    usual, other = (predicted["baseline", key] for key in ((), (units,)))
+    moved = np.sqrt(np.square(usual - other).mean(0)) / usual.std(0)
+    print(f"\nold scheme: other units move predictions by {np.median(moved):.0%} of their deviation (median neuron)")
+    assert np.median(moved) > 0.05
+
+
+def test_the_score_of_the_adjusted_normalisation_is_reported(laboratory):
+    values = laboratory.differences("adjusted_normalization", "simulated_cortex_steady")
+    low, high = interval(values)
+    print(f"\nadjusted normalisation: {values.mean():+.4f} [{low:+.4f}, {high:+.4f}], whatever the sign")
+    assert np.isfinite(values).all()
+
+
+def test_model_4_beats_the_baseline_and_comes_near_the_truth(laboratory):
+    data = "simulated_cortex"
+    best = np.concatenate([best_possible_correlation(recording) for recording in laboratory.recordings(data)]).mean()
+    baseline = np.array([laboratory.score([laboratory.member("baseline", data, 0, seed)], data) for seed in SEEDS])
+    model4 = np.array([laboratory.score(laboratory.model4(data, seed), data) for seed in SEEDS])
+    print(f"\nbaseline {baseline.mean():.4f}, Model 4 {model4.mean():.4f}, best possible {best:.4f}")
+    print(f"Model 4 over baseline {model4.mean() / baseline.mean() - 1:+.1%}, of the best {model4.mean() / best:.1%}")
+    assert (model4 >= 1.15 * baseline).all()
+    assert (model4 >= 0.9 * best).all()
+    assert model4.max() < best  # nothing knows more than the truth
+
+
+def test_the_modern_training_beats_model_4_in_as_many_epochs(laboratory):
+    """Their models and batches are the same, so as many epochs are the same training time but for the averaging."""
+    data = "simulated_cortex"
+    gains = []
+    for fold in SEEDS:
+        old = laboratory.model4(data, 0)[fold]
+        new = laboratory.member("modern", data, fold, old.seed, f"trainer.max_epochs={len(old.history)}")
+        gains.append(laboratory.score([new], data) - laboratory.score([old], data))
+    low, high = interval(np.array(gains))
+    print(f"\nmodern over Model 4, single members: {np.mean(gains):+.4f} [{low:+.4f}, {high:+.4f}]")
+    assert min(gains) > 0
