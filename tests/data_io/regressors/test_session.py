@@ -259,18 +259,21 @@ def test_settings_that_cannot_be_are_named(change: dict[str, Any], message: str)
         fit(fabricate_session(), configured=SETTINGS | change)
 
 
-@pytest.mark.parametrize("name", ["default", "published", "baseline"])
-def test_shipped_settings_can_be_fitted(name: str):
+@pytest.mark.parametrize(
+    ("name", "fitted"),
+    [
+        ("default", CONTEXT_NAMES),
+        ("published", CONTEXT_NAMES),
+        ("baseline", ("behaviour", "pupil_center", "time_order")),
+        ("none", ("time_order",)),
+    ],
+)
+def test_shipped_settings_can_be_fitted(name: str, fitted: tuple[str, ...]):
     with initialize_config_dir(str(config_directory()), version_base=None):
         shipped = OmegaConf.to_container(compose(f"regressors/{name}").regressors, resolve=True)
     check_settings(shipped)
     small = shipped if shipped["state"] is None else shipped | {"state": shipped["state"] | {"max_iterations": 20}}
     recording = fabricate_session()
     maps = fit(recording, configured=small)
-    assert ("history" in maps.names()) == (name != "baseline")
+    assert maps.names() == fitted
     assert all(torch.isfinite(values.double()).all() for values in regressors(maps, recording).values())
-
-
-def test_no_regressors_are_a_choice_too():
-    with initialize_config_dir(str(config_directory()), version_base=None):
-        assert "regressors" not in compose("regressors/none")

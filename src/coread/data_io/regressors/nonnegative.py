@@ -115,4 +115,5 @@ def non_negative_weights(
     kept = root > root[-1] * np.sqrt(len(gram) * np.finfo(np.float64).eps)
     equations = root[kept, None] * vectors[:, kept].T
     targets = (cross @ vectors[:, kept]) / root[kept]
-    return np.stack([scipy.optimize.nnls(equations, target)[0] for target in targets])
+    steps = 100 * len(gram)  # the default of 3 per weight can be too few where factors are nearly the same
+    return np.stack([scipy.optimize.nnls(equations, target, maxiter=steps)[0] for target in targets])
