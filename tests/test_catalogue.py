@@ -101,6 +101,30 @@ def test_a_local_dataset_without_its_folder_is_refused_with_the_command(configs:
         _catalogue(configs, experiments=["local"], data_dirs={"locl": "."}).check()
 
 
+def test_a_comparison_is_made_of_what_is_built_with_its_baseline(configs: Path) -> None:
+    rows = [{"experiment": name} for name in ("toy_pairs", "toy", "local")]
+    comparisons = {"all": {"baseline": "toy", "rows": rows}, "far": {"baseline": "local", "rows": rows[1:]}}
+    catalogue = _catalogue(configs, comparisons=comparisons)
+    assert catalogue.compared("all") == ["toy_pairs", "toy"]
+    assert catalogue.compared("far") == [], "its baseline is not built"
+    assert _catalogue(configs, comparisons=comparisons, experiments=["toy"]).compared("all") == []
+
+
+@pytest.mark.parametrize(
+    ("comparison", "message"),
+    [
+        ({"baseline": "toy", "rows": [{"experiment": "toy"}, {"experiment": "toy_pair"}]}, "did you mean 'toy_pairs'"),
+        ({"baseline": "toy", "rows": [{"experiment": "toy"}, {"experiment": "toy"}]}, "toy is named twice"),
+        ({"baseline": "local", "rows": [{"experiment": "toy"}, {"experiment": "toy_pairs"}]}, "none of its rows"),
+        ({"baseline": "toy", "rows": [{"experiment": "toy"}]}, "comparisons.odd.rows"),
+        ({"baseline": "toy", "rows": [{"experiment": "toy"}, {"experiment": "local", "publ": 1}]}, "publ"),
+    ],
+)
+def test_comparisons_that_cannot_be_made_are_refused(configs: Path, comparison: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _catalogue(configs, comparisons={"odd": comparison})
+
+
 def test_the_shipped_workflow_config_fits_its_schema() -> None:
     import yaml
 

@@ -3,13 +3,16 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from coread.attempts import COLUMNS, NUMBERS, WITHOUT_A_WORD
 from coread.data_io.quality_filters import session_info_of
+from coread.eval.comparison import Comparison, write_comparison
 from coread.eval.predictions import write_predictions
 from coread.eval.scores import write_scores
 from coread.eval.tables import summarize, write_tables
@@ -104,11 +107,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write(results: Path, attempts: pd.DataFrame | None = None) -> str:
+def write(results: Path, attempts: pd.DataFrame | None = None, comparisons: dict[str, Any] | None = None) -> str:
     path = results / "report.html"
     recordings = {name: [results / "data" / "toy" / "a.h5"] for name in NAMES}
     members = {name: sorted((results / name).glob("fold*/seed*/model.ckpt")) for name in NAMES}
-    write_report(path, NAMES, results, recordings, members, attempts)
+    write_report(path, NAMES, results, recordings, members, attempts, comparisons)
     return path.read_text(encoding="utf-8")
 
 
@@ -223,6 +226,22 @@ def test_paired_differences_are_shown_for_experiments_that_share_a_dataset(page:
     assert rows
     assert {row[0] for row in rows} == {"first_model − second_model"}  # noqa: RUF001
     assert all(row[4].startswith("+0.000") for row in rows)
+
+
+def test_comparisons_are_shown_with_their_published_values(results: Path, page: Page) -> None:
+    rows = [{"experiment": NAMES[1], "label": "base", "published": 0.4}, {"experiment": NAMES[0], "published": 0.5}]
+    config = {"title": "Both models", "baseline": NAMES[1], "rows": rows, "published_source": "A paper."}
+    (results / NAMES[1] / "config" / "evaluate.yaml").write_text(yaml.safe_dump({"evaluation": CONFIG}))
+    paths = [results / name / "scores.csv" for name in NAMES]
+    write_comparison(Comparison.from_config("both", config), paths, [CONFIG] * 2, results / "tables")
+    shown = Page(write(results, comparisons={"both": config}))
+    header, base, other = shown.tables["comparison-both-table-1"]
+    assert header == ["experiment", "single-trial correlation", "change", "published", "published change", "n"]
+    assert (base[0], base[2], base[3]) == ("base", "baseline", "0.400")
+    assert (other[0], other[2], other[4]) == (NAMES[0], "+0.0 % [+0.0, +0.0]", "+25.0 %")
+    assert "#comparison-both" in shown.links
+    assert any("A paper." in words for words in shown.words)
+    assert not any("comparison" in name for name in page.ids)
 
 
 def attempt(job: str, number: int, **facts: object) -> dict[str, object]:

@@ -51,7 +51,7 @@ def draw_score_distribution(scores: pd.DataFrame) -> Drawing | None:
                 row[2].tick_params(labelbottom=False)
             counts.append(f"{stimulus}: {_counts(wide, included)}")
     members = [name for name in dict.fromkeys(tested["predictor"]) if name not in (ENSEMBLE, DATA)]
-    above = f" ({beyond} above {MAX_SHARE:g} not shown)" if beyond else ""
+    above = f" ({beyond} neurons, whose ceiling is near 0, lie above the axis)" if beyond else ""
     caption = (
         f"Test scores ({'; '.join(counts)}). Left: correlation of the prediction with the average over repeats for "
         f"every member ({len(members)}), the ensemble and the noise ceiling (CCmax, Schoppe et al. 2016); one dot per "
@@ -133,7 +133,7 @@ def _draw_against_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray) 
 
 
 def _draw_share_of_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray) -> int:
-    """Draw the share of the ceiling and return how many neurons lie above the axis, because their ceiling is near 0."""
+    """Draw the share of the ceiling; return how many neurons lie above the axis, which ends with the included ones."""
     share = wide["share"].to_numpy(float)
     kind = wide["cell_type"].fillna("").astype(str).to_numpy()
     names = sorted(set(kind)) if (kind != "").any() else [""]
@@ -149,7 +149,7 @@ def _draw_share_of_ceiling(axes: Axes, wide: pd.DataFrame, included: np.ndarray)
     axes.set_ylabel("fraction of ceiling")
     low, high = score_range(share[included])
     axes.set_ylim(low, min(high, MAX_SHARE))
-    return int((share > MAX_SHARE).sum())
+    return int((share > min(high, MAX_SHARE)).sum())
 
 
 def draw_learning_curves(histories: Mapping[str, pd.DataFrame]) -> Drawing | None:

@@ -16,6 +16,7 @@ from coread.insilico.separable import separate
 from coread.models.core_readout import BaseCoreReadout
 from coread.modules.core.base_core import Core
 from coread.modules.readout.multi_readout import MultiReadoutBase
+from coread.plotting.single_weights import best_separable
 from coread.plotting.style import COLORS, FULL_WIDTH_IN, GREY, Drawing, paper_style, save_drawing
 
 N_COLUMNS, N_ROWS = 8, 8  # panels of a page
@@ -36,18 +37,13 @@ def draw_filters(filters: Float[np.ndarray, "out in time height width"], layer: 
     """Draw the filters of one layer, a row per output and a column per input channel: space left, time right."""
     n_out, n_in, n_time, height, width = filters.shape
     pairs = filters.reshape(n_out * n_in, n_time, height * width)
-    # the best separable filter of each pair, signed so that its time course peaks upwards
-    left, strength, right = np.linalg.svd(pairs, full_matrices=False)
-    courses = left[:, :, 0]
-    sign = np.sign(courses[np.arange(len(pairs)), np.abs(courses).argmax(axis=1)])
-    images = (right[:, 0] * sign[:, None]).reshape(n_out, n_in, height, width)
-    share = (strength[:, 0] ** 2).sum() / max((strength**2).sum(), 1e-30)
+    courses, images, share = best_separable(pairs)
     size = (FULL_WIDTH_IN, min(MAX_HEIGHT_IN, max(1.2, 0.5 * FULL_WIDTH_IN * n_out / n_in)))
     with paper_style():
         figure = Figure(figsize=size, layout="constrained")
         space, time = figure.subplots(1, 2)
-        _mosaic(space, images)
-        _traces(time, (courses * sign[:, None]).reshape(n_out, n_in, n_time))
+        _mosaic(space, images.reshape(n_out, n_in, height, width))
+        _traces(time, courses.reshape(n_out, n_in, n_time))
     caption = (
         f"Filters of layer {layer} of the core: {n_out} output channels (rows), {n_in} input channels (columns). Left: "
         f"spatial part ({height} x {width} pixels, each scaled to its peak, red: positive). Right: time course "
