@@ -158,7 +158,7 @@ def test_a_session_without_behaviour_still_moves():
     blind = record(sessions_without_behaviour=[SESSION])
     assert blind.behaviour is None
     assert blind.pupil_center is None
-    assert blind.session_info["truth_eye_shift_px"].std() > 1
+    assert blind.session_info["truth_eye_shift_px"].std() > 0.5
 
 
 def test_units_change_only_the_recorded_numbers(recording):
@@ -281,7 +281,7 @@ def test_recorded_responses_depend_on_the_image_at_the_true_center(recording_wit
         moved = CellBank(replace(cells, center_px=cells.center_px + shift))(contrast)[still.frame]
         return correlation_numpy(still.responses, moved, axis=0).mean()
 
-    elsewhere = [score(np.array(shift)) for shift in ((3, 0), (-3, 0), (0, 3), (0, -3))]
+    elsewhere = [score(np.array(shift)) for shift in ((4, 0), (-4, 0), (0, 4), (0, -4))]
     assert score(np.zeros(2)) > 0.15 + max(elsewhere)
 
 
