@@ -60,7 +60,7 @@ NODES: dict[str, dict[str, Any]] = {
 }
 
 
-EVALUATION = {
+EVALUATION: dict[str, Any] = {
     "explainable_variance_threshold": 0.15,
     "thresholded_metrics": ["feve"],
     "bootstrap": {"n": 40, "level": 0.95, "seed": 0},

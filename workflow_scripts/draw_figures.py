@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
-    predictions = [read_predictions(path) for path in arguments.predictions]
+    predictions = [read_predictions(path, lazy=True) for path in arguments.predictions]
     histories = (pd.read_csv(path) for path in arguments.histories)
     write_figures(
         arguments.output,

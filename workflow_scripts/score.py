@@ -22,7 +22,7 @@ def main() -> None:
 
     scores = score_experiment(
         read_recordings(arguments.recordings, load_frames=False),
-        [read_predictions(path) for path in arguments.predictions],
+        [read_predictions(path, lazy=True) for path in arguments.predictions],
         yaml.safe_load(arguments.config.read_text())["evaluation"],
     )
     write_scores(scores, arguments.output)

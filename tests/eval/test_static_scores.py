@@ -1,6 +1,7 @@
 """Scores of single images: by tier, with predictions that differ between repeats, and out of fold."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,15 @@ from tests.static_images import EVALUATION, N_REPEATS, N_TEST, make_predictions,
 from coread.data_io.splits import TEST, VALIDATION
 from coread.eval.ensembles import out_of_fold, predict_rows
 from coread.eval.metrics import bootstrap_repeats, correlation_to_average, feve, single_trial_correlation
-from coread.eval.predictions import MemberPredictions, SessionPrediction
+from coread.eval.predictions import (
+    MemberPredictions,
+    PredictionError,
+    SessionPrediction,
+    read_predictions,
+    write_predictions,
+)
 from coread.eval.repeats import ABSENT
-from coread.eval.scores import score_experiment
+from coread.eval.scores import ScoreError, score_experiment
 from coread.eval.settings import EvaluationError
 from coread.recording import Recording
 
@@ -186,3 +193,30 @@ def test_settings_without_meaning_are_refused(example: tuple, change: dict, mess
     recordings, members, _ = example
     with pytest.raises(EvaluationError, match=message):
         score_experiment(recordings, members, EVALUATION | change)
+
+
+def test_stored_predictions_are_read_session_by_session_with_the_same_scores(example: tuple, tmp_path: Path) -> None:
+    recordings, members, scores = example
+    paths = [tmp_path / f"{member.name}.h5" for member in members]
+    for member, path in zip(members, paths, strict=True):
+        write_predictions(member, path)
+    lazy = [read_predictions(path, lazy=True) for path in paths]
+    assert list(lazy[0].sessions) == ["a", "b"]
+    assert lazy[0].sessions["a"].prediction is not lazy[0].sessions["a"].prediction, "nothing is kept"
+    pd.testing.assert_frame_equal(score_experiment(recordings, lazy, EVALUATION), scores)
+    with pytest.raises(ScoreError, match="no predictions of session 'c'"):
+        score_experiment([replace(recordings[0], session="c")], lazy, EVALUATION)
+    paths[0].write_bytes(paths[0].read_bytes()[:3000])
+    with pytest.raises(PredictionError, match=r"fold0_seed100\.h5: session 'a' is not readable"):
+        score_experiment(recordings, lazy, EVALUATION)
+
+
+def test_intervals_of_members_can_be_left_out(example: tuple) -> None:
+    recordings, members, scores = example
+    assert scores[scores["predictor"] == "fold0_seed100"]["ci_low"].notna().any()
+    config = EVALUATION | {"bootstrap": EVALUATION["bootstrap"] | {"members": False}}
+    found = score_experiment(recordings[:1], members, config)
+    of_ensemble = found["predictor"].isin(["ensemble", "data"])
+    assert found[~of_ensemble]["ci_low"].isna().all()
+    expected = scores[(scores["session"] == "a") & scores["predictor"].isin(["ensemble", "data"])]
+    pd.testing.assert_frame_equal(found[of_ensemble].reset_index(drop=True), expected.reset_index(drop=True))

@@ -49,7 +49,7 @@ class MemberPredictions:
     fold: int
     seed: int
     lag: int
-    sessions: dict[str, SessionPrediction]
+    sessions: Mapping[str, SessionPrediction]
 
     @property
     def name(self) -> str:
@@ -247,8 +247,30 @@ def write_predictions(predictions: MemberPredictions, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_predictions(path: Path) -> MemberPredictions:
-    """Read predictions; raises PredictionError that names the file."""
+class StoredSessions(Mapping[str, SessionPrediction]):
+    """The sessions of a prediction file, each read whenever it is asked for: large ones do not fit together."""
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self._path, self._names = path, tuple(names)
+
+    def __getitem__(self, session: str) -> SessionPrediction:
+        if session not in self._names:
+            raise KeyError(session)
+        try:
+            with h5py.File(self._path, "r") as file:
+                return SessionPrediction(file[session]["prediction"][:], file[session]["label"][:])
+        except (OSError, KeyError) as error:
+            raise PredictionError(f"{self._path}: session {session!r} is not readable ({error})") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def read_predictions(path: Path, *, lazy: bool = False) -> MemberPredictions:
+    """Read predictions, if `lazy` each session when it is asked for; raises PredictionError that names the file."""
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format_version") != FORMAT_VERSION:
@@ -258,7 +280,9 @@ def read_predictions(path: Path) -> MemberPredictions:
                 fold=int(file.attrs["fold"]),
                 seed=int(file.attrs["seed"]),
                 lag=int(file.attrs["lag"]),
-                sessions={
+                sessions=StoredSessions(path, list(file))
+                if lazy
+                else {
                     name: SessionPrediction(group["prediction"][:], group["label"][:]) for name, group in file.items()
                 },
             )

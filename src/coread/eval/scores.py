@@ -85,8 +85,9 @@ def score_experiment(
     ensemble on all bins that are validation bins of at least one member, predicted by only those members; `n_members`
     is their mean number per bin. `included` is false for neurons whose explainable variance on the test stimulus (for
     validation: on all of them) is below the threshold of `config`, the `evaluation` node, for the metrics that it
-    applies to. Intervals are over repeats, where most bins have at least `MIN_REPEATS`. `fraction_of_ceiling` and
-    `normalized_correlation` are one number under the two names that papers use. Raises ScoreError, EvaluationError.
+    applies to. Intervals are over repeats, where most bins have at least `MIN_REPEATS`; of members only if
+    `bootstrap.members` says so. `fraction_of_ceiling` and `normalized_correlation` are one number under the two names
+    that papers use. Raises ScoreError, EvaluationError.
     """
     if not predictions:
         raise ScoreError("there are no predictions to score")
@@ -234,7 +235,8 @@ def _test_scores(
     intervals: dict[tuple[str, str], Float[np.ndarray, "2 neuron"]] = {}
     for name, prediction in predictions.items():
         values |= _model_scores(name, responses, prediction, settings)
-        intervals |= _intervals(name, responses, prediction, settings, seed)
+        if name == ENSEMBLE or settings.member_intervals:
+            intervals |= _intervals(name, responses, prediction, settings, seed)
     # without repeats the explainable variance is unknown, and nothing speaks against a neuron that varies
     included = varies & ~(explainable < settings.explainable_variance_threshold)
     nothing = np.full((2, len(included)), np.nan)

@@ -18,6 +18,7 @@ class EvaluationError(ValueError):
 class EvaluationSettings:
     """Everything that can change a score, an interval or a table.
 
+    `member_intervals`: whether scores of single members get intervals over repeats, or those of the ensemble only.
     `thresholded`: metrics whose means leave out neurons below `explainable_variance_threshold`; None: all of them.
     `undefined`: whether a correlation without a value (silent neuron) is left out of means (exclude) or counts as 0
     (zero, the published `get_correlations`). `formulas`: `exact`, or `sensorium_2022` for the published ones
@@ -28,6 +29,7 @@ class EvaluationSettings:
     n_bootstrap: int
     level: float
     seed: int
+    member_intervals: bool = True
     thresholded: frozenset[str] | None = None
     undefined: str = "exclude"
     formulas: str = "exact"
@@ -55,6 +57,7 @@ class EvaluationSettings:
             n_bootstrap=int(bootstrap["n"]),
             level=float(bootstrap["level"]),
             seed=int(bootstrap["seed"]),
+            member_intervals=bool(bootstrap.get("members", True)),
             thresholded=None if thresholded == "all" else frozenset(thresholded),
             undefined=str(config.get("undefined", "exclude")),
             formulas=str(config.get("formulas", "exact")),
