@@ -32,11 +32,15 @@ SHAPES = {
     "goldin_2022_axolotl": (1, 108, 108),
     "sridhar_2025_natural_movie": (1, 80, 90),
     "sridhar_2025_white_noise": (1, 80, 90),
+    "sensorium_2022": (1, 36, 64),
+    "simulated_cortex": (1, 36, 64),
 }
 EXPERIMENTS = sorted(
     path.stem for path in config_directory().glob("*.yaml") if "\ndefaults:" in "\n" + path.read_text()
 )
 N_NEURONS = 3
+# of images: their loss is a sum over trials and neurons, of which penalties must be a share as in a real session
+N_IMAGES, N_CORTEX_NEURONS, N_TRIALS = 16, 100, 6000
 NARROW = 8  # channels per layer where a model is only tried
 WIDE = 2_000_000  # pairs of channels x pixels of the stimulus above which the full width is tried only as `slow`
 SCORES = {"val_correlation": "max", "val_loss": "min"}
@@ -49,17 +53,40 @@ def settings_of(experiment: str, narrow: bool = False) -> dict[str, Any]:
     settings = copy.deepcopy(experiment_slice(experiment, "train"))
     if narrow and (widths := settings["model"].get("hidden_channels")):
         settings["model"]["hidden_channels"] = [NARROW] * len(widths)
+    if narrow and shows_images(experiment):
+        settings["model"]["core"]["hidden_channels"] = NARROW
     return settings
+
+
+def shows_images(experiment: str) -> bool:
+    return experiment_slice(experiment, "train")["model"]["_target_"].endswith("ImageCoreReadout")
 
 
 def sizes_of(experiment: str) -> dict[str, Any]:
     dataset = compose(experiment).data_io.dataset
-    return {
+    n_neurons = N_CORTEX_NEURONS if shows_images(experiment) else N_NEURONS
+    sizes: dict[str, Any] = {
         "input_shape": list(SHAPES[dataset]),
-        "n_neurons_dict": {"a": N_NEURONS},
-        "mean_activity_dict": {"a": torch.full((N_NEURONS,), 0.7)},
+        "n_neurons_dict": {"a": n_neurons},
+        "mean_activity_dict": {"a": torch.full((n_neurons,), 0.7)},
         "neurons_dict": {"a": {"cell_type": ["x", "x", "y"]}},
     }
+    if shows_images(experiment):
+        place = torch.linspace(0, 600, n_neurons)
+        sizes["neurons_dict"] = {"a": {"position_x_um": place.tolist(), "position_y_um": place.flip(0).tolist()}}
+        sizes["n_trials_dict"] = {"a": N_TRIALS}
+        sizes["typical_context"] = {"a": {name: values[0, 0] for name, values in context_of(n_neurons, 1).items()}}
+    return sizes
+
+
+def context_of(n_neurons: int, batch: int) -> dict[str, Tensor]:
+    """Return what a model of images may want, with the widths that configs/regressors/default.yaml gives."""
+    lags = len(compose("sensorium_2022_model4").regressors.history.lags)
+    components = int(compose("sensorium_2022_model4").regressors.state.factors)
+    generator = torch.Generator().manual_seed(3)
+    shapes = {"behaviour": (3,), "pupil_center": (2,), "history": (n_neurons, lags), "state": (components,)}
+    context = {name: torch.rand(batch, 1, *shape, generator=generator) for name, shape in shapes.items()}
+    return context | {"time_order": torch.randint(N_TRIALS, (batch, 1), generator=generator)}
 
 
 def make_model(experiment: str, narrow: bool = False) -> BaseCoreReadout:
@@ -79,13 +106,22 @@ def make_model(experiment: str, narrow: bool = False) -> BaseCoreReadout:
 def is_wide(experiment: str) -> bool:
     model = settings_of(experiment)["model"]
     channels, height, width = SHAPES[compose(experiment).data_io.dataset]
-    sizes = [channels, *(model.get("hidden_channels") or ())]
+    layers = [model["core"]["hidden_channels"]] * model["core"]["layers"] if shows_images(experiment) else []
+    sizes = [channels, *(model.get("hidden_channels") or layers)]
     pairs = sum(n_in * n_out for n_in, n_out in pairwise(sizes))
     return pairs * height * width > WIDE
 
 
 def batch_of(model: BaseCoreReadout) -> tuple[str, DataPoint]:
     generator = torch.Generator().manual_seed(2)
+    if model.context_names:
+        n_neurons = model.data_info["n_neurons_dict"]["a"]
+        images = torch.randn(model.stimulus_shape(1, N_IMAGES), generator=generator)
+        activity = torch.poisson(torch.full((N_IMAGES, 1, n_neurons), 0.7), generator=generator)
+        known = {
+            name: values for name, values in context_of(n_neurons, N_IMAGES).items() if name in model.context_names
+        }
+        return "a", DataPoint(images, activity, torch.ones(N_IMAGES, 1, dtype=torch.bool), known)
     time = model.lag + 2
     stimulus = torch.randn(model.stimulus_shape(time), generator=generator)
     responses = torch.poisson(torch.full((1, time, N_NEURONS), 0.7), generator=generator)
@@ -143,7 +179,7 @@ def test_settings_are_whole_and_consistent(experiment: str) -> None:
     for callback in config.training_callbacks.values():
         if "monitor" in callback:
             assert SCORES[callback.monitor] == callback.mode
-    if "monitor" in config.lr_scheduler:
+    if "monitor" in (config.get("lr_scheduler") or {}):
         assert config.lr_scheduler["mode"] in (None, SCORES[config.lr_scheduler.monitor])
 
 
@@ -223,7 +259,8 @@ def data_loss(experiment: str) -> float:
     model = make_model(experiment, narrow=True)
     session, point = batch_of(model)
     with torch.no_grad():
-        return float(model.data_loss(model(point.inputs, session), session, point.targets, point.mask))
+        output = model(point.inputs, session, **point.context)
+        return float(model.data_loss(output, session, point.targets, point.mask))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
