@@ -220,6 +220,9 @@ def test_members_keep_what_they_are_told_through_files(member: Member, tmp_path:
     for back in (load_member(path), read_member(tmp_path / "published")):
         np.testing.assert_array_equal(predict(back.model, recording, back.data_info), expected)
         assert is_model_causal(back.model)
+    card = (tmp_path / "published" / "README.md").read_text()
+    assert "| modulator | `HistoryStateGainModulator` |" in card
+    assert "responses = predict(model, recording, model.data_info)" in card
     (tmp_path / "published" / "context.safetensors").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"context\.safetensors: .*altered"):
         read_member(tmp_path / "published")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PARTS = ("core", "readout")
+PARTS = ("core", "readout", "shifter", "modulator")  # of models of images the last two, where they have them
 METRICS = {
     "single_trial_correlation": "single-trial correlation",
     "correlation_to_average": "correlation to average",
@@ -31,7 +31,7 @@ def member_card(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
         _data(config["data"], info),
         _architecture(config["train"]["model"], info, sizes),
         _scores(config["scores"]),
-        _loading("FOLDER"),
+        _loading("FOLDER", is_told_more="context" in config),
         f"## Limits\n\n{LIMITS}",
         "## Provenance\n\n"
         f"Trained with coread {trained.get('coread', 'unknown')}, torch {trained.get('torch', 'unknown')} on "
@@ -52,7 +52,7 @@ def ensemble_card(ensemble: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         f"{', '.join(names)}. Its prediction is the mean of theirs. Each has a card of its own in `members/`.",
         _data(ensemble["data"], first["data_info"]),
         _scores(ensemble["scores"]),
-        _loading("FOLDER", "load_ensemble"),
+        _loading("FOLDER", "load_ensemble", is_told_more="context" in first),
         f"## Limits\n\n{LIMITS}",
     ]
     return "\n\n".join(sections) + "\n"
@@ -86,18 +86,16 @@ def _data(data: Mapping[str, Any], info: Mapping[str, Any]) -> str:
 
 
 def _architecture(model: Mapping[str, Any], info: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
-    core, readout = ({key: value for key, value in model[part].items() if key != "_target_"} for part in PARTS)
-    names = [model[part]["_target_"].rpartition(".")[2] for part in PARTS]
-    described = [
-        f"| core | `{names[0]}` | {_settings(core)} | {sizes['core']} |",
-        f"| readout | `{names[1]}` | {_settings(readout)} | {sizes['readouts']} |",
-    ]
+    described = []
+    for part in (name for name in PARTS if model.get(name) is not None):
+        arguments = {key: value for key, value in model[part].items() if key != "_target_"}
+        kind = model[part]["_target_"].rpartition(".")[2]
+        described.append(f"| {part} | `{kind}` | {_settings(arguments)} | {sizes[part]} |")
     rate = info.get("rate_hz")
     lag = f"{sizes['lag']} bins" + (f" ({1000 * sizes['lag'] / rate:.0f} ms)" if rate else "")
-    return (
-        f"## Architecture\n\nHidden channels {list(model.get('hidden_channels') or [])}; a prediction sees its own bin "
-        f"and {lag} before it.\n\n| part | class | settings | parameters |\n|---|---|---|---|\n" + "\n".join(described)
-    )
+    widths = f"Hidden channels {list(model['hidden_channels'])}; a" if model.get("hidden_channels") else "A"
+    table = "\n".join(["| part | class | settings | parameters |", "|---|---|---|---|", *described])
+    return f"## Architecture\n\n{widths} prediction sees its own bin and {lag} before it.\n\n{table}"
 
 
 def _settings(arguments: Mapping[str, Any]) -> str:
@@ -119,11 +117,25 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> str:
     return "## Scores\n\n" + "\n".join(lines)
 
 
-def _loading(folder: str, function: str = "load_core_readout_model") -> str:
+OF_STIMULI = """import torch
+from coread.models import {function}
+
+model = {function}("{folder}", "cpu")
+responses = model(torch.rand(model.stimulus_shape(time_steps=50)))"""
+OF_RECORDINGS = """from pathlib import Path
+from coread.eval.predictions import predict
+from coread.models import {function}
+from coread.recording import read_recording
+
+model = {function}("{folder}", "cpu")
+recording = read_recording(Path("SESSION.h5"))  # behaviour and past responses are inputs of this model
+responses = predict(model, recording, model.data_info)"""
+
+
+def _loading(folder: str, function: str = "load_core_readout_model", *, is_told_more: bool = False) -> str:
+    code = (OF_RECORDINGS if is_told_more else OF_STIMULI).format(folder=folder, function=function)
     return (
-        "## How to load\n\n```python\nimport torch\nfrom coread.models import "
-        f'{function}\n\nmodel = {function}("{folder}", "cpu")\n'
-        "responses = model(torch.rand(model.stimulus_shape(time_steps=50)))\n```\n\n"
+        f"## How to load\n\n```python\n{code}\n```\n\n"
         "The folder may also be the name `owner/name` of a repository of the Hugging Face hub. Nothing in it is a "
         "program."
     )

@@ -21,7 +21,7 @@ from coread.config import config_directory
 from coread.eval.scores import DATA, ENSEMBLE, read_scores
 from coread.eval.tables import MEMBER_MEAN, summarize
 from coread.models.member import Member, load_member
-from coread.models.model_card import ensemble_card, member_card
+from coread.models.model_card import PARTS, ensemble_card, member_card
 from coread.models.pretrained.folder import (
     CARD_FILE,
     CONFIG_FILE,
@@ -202,11 +202,9 @@ def _weights(member: Member) -> dict[str, Tensor]:
 
 
 def _sizes_of(member: Member) -> dict[str, int]:
-    return {
-        "lag": int(member.model.lag),
-        "core": sum(parameter.numel() for parameter in member.model.core.parameters()),
-        "readouts": sum(parameter.numel() for parameter in member.model.readout.parameters()),
-    }
+    parts = {name: part for name in PARTS if (part := getattr(member.model, name, None)) is not None}
+    counts = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
+    return {"lag": int(member.model.lag), **counts}
 
 
 def _name(member: Member) -> str:
