@@ -14,16 +14,20 @@ from coread.attempts import COLUMNS, NUMBERS, WITHOUT_A_WORD
 from coread.data_io.quality_filters import session_info_of
 from coread.eval.comparison import Comparison, write_comparison
 from coread.eval.predictions import write_predictions
-from coread.eval.scores import write_scores
+from coread.eval.scores import score_experiment, write_scores
 from coread.eval.tables import summarize, write_tables
 from coread.insilico.receptive_fields import write_receptive_fields
 from coread.plotting import write_figures
 from coread.provenance import file_sha256
 from coread.recording import digest_path, write_recording
 from coread.report import write_report
+from coread.report.contents import _neuron_table
 from coread.report.loss_terms import loss_term_table
 from coread.report.tables import overview_rows
 from tests.results import CONFIG, N_NEURONS, make_fields, make_histories, make_predictions, make_recording, make_scores
+from tests.static_images import EVALUATION
+from tests.static_images import make_predictions as make_image_predictions
+from tests.static_images import make_recording as make_image_recording
 
 NAMES = ["first_model", "second_model"]
 TRAIN_SLICE = "model:\n  _target_: toy.models.ToyModel\n  core:\n    _target_: toy.Core\n  comment: 'a < b & c'\n"
@@ -242,6 +246,17 @@ def test_comparisons_are_shown_with_their_published_values(results: Path, page: 
     assert "#comparison-both" in shown.links
     assert any("A paper." in words for words in shown.words)
     assert not any("comparison" in name for name in page.ids)
+
+
+def test_a_neuron_that_only_some_metrics_leave_out_is_one_row() -> None:
+    recording = make_image_recording()
+    config = EVALUATION | {"explainable_variance_threshold": 0.4}
+    scores = score_experiment([recording], make_image_predictions([recording]), config)
+    feve = scores[(scores["predictor"] == "ensemble") & (scores["metric"] == "feve")].set_index("neuron")
+    assert set(feve["included"]) == {True, False}
+    table = _neuron_table(scores, None)
+    column = table.columns.index("included")
+    assert [row[column].text for row in table.rows] == ["yes" if one else "no" for one in feve["included"]]
 
 
 def attempt(job: str, number: int, **facts: object) -> dict[str, object]:

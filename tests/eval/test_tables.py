@@ -101,7 +101,7 @@ def test_tables_are_written_for_people_papers_and_programs(tmp_path: Path) -> No
     for path, shift in zip(paths, (0.1, 0.05), strict=True):
         write_scores(make_scores(path.stem, shift), path)
     write_tables(paths, tmp_path / "tables", CONFIG)
-    names = [f"{name}.{suffix}" for name in ("differences", "scores") for suffix in ("csv", "md", "tex")]
+    names = [f"{name}.{suffix}" for name in ("differences", "scores", "sessions") for suffix in ("csv", "md", "tex")]
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == names
     latex = (tmp_path / "tables" / "scores.tex").read_text()
     assert r"my\_model & probe\_1 & ensemble" in latex
@@ -138,6 +138,46 @@ def test_a_mean_over_fewer_neurons_than_its_line_names_their_number(tmp_path: Pa
         # FEVE and single-trial correlation of the ensemble and of the member mean, and their ceiling
         assert sorted(re.findall(r"\(n = (\d+)\) (?:&|\|)", text)) == ["32"] * 2 + ["34"] * 2 + ["35"] * 2
         assert "names an n of its own" in text
+
+
+def test_means_of_sessions_and_the_fraction_of_oracle_stand_beside_those_of_all_neurons(tmp_path: Path) -> None:
+    first, second = make_scores("model", 0.1), make_scores("model", 0.2).assign(session="b")
+    second = second[(second["neuron"] < 10)]
+    oracle = [
+        table[(table["metric"] == "noise_ceiling")].assign(metric="jackknife_oracle", value=0.5)
+        for table in (first, second)
+    ]
+    scores = pd.concat([first, second, *oracle], ignore_index=True)
+    by_session = summarize(scores, CONFIG, by_session=True)
+    pooled = summarize(scores, CONFIG)
+    place = {"predictor": "ensemble", "metric": "single_trial_correlation"}
+    n = [row_of(by_session, **place, session=name)["n"] for name in "ab"]
+    means = [row_of(by_session, **place, session=name)["mean"] for name in "ab"]
+    assert n == [36, 10]
+    assert row_of(pooled, **place)["n"] == 46
+    assert row_of(pooled, **place)["mean"] == pytest.approx(np.average(means, weights=n)), "neurons weigh the same"
+    fraction = row_of(pooled, predictor="ensemble", metric="fraction_of_oracle")
+    assert fraction["mean"] == pytest.approx(row_of(pooled, **place)["mean"] / 0.5), "the oracle is the same for all"
+    assert fraction["ci_low"] < fraction["mean"] < fraction["ci_high"]
+    assert (fraction["n"], fraction["n_excluded"]) == (46, 4)
+    write_scores(scores, tmp_path / "model.csv")
+    write_tables([tmp_path / "model.csv"], tmp_path, CONFIG)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "sessions.csv"), by_session, check_dtype=False)
+    assert f"| model | b | probe_1 | ensemble | {means[1]:.3f} ± " in (tmp_path / "sessions.md").read_text()
+
+
+def test_experiments_that_are_evaluated_differently_share_a_table_but_are_not_paired(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.csv" for name in ("first", "second", "third")]
+    for path in paths:
+        write_scores(make_scores(path.stem, 0.1), path)
+    other = CONFIG | {"thresholded_metrics": ["feve"]}
+    write_tables(paths, tmp_path, [CONFIG, other, CONFIG])
+    pairs = pd.read_csv(tmp_path / "differences.csv")[["experiment", "baseline"]].drop_duplicates()
+    assert pairs.to_numpy().tolist() == [["first", "third"]]
+    text = (tmp_path / "scores.md").read_text()
+    assert "first, third: Mean over neurons" in text
+    assert "second: Mean over neurons" in text
+    assert "FEVE only over those with an explainable variance of at least 0.15" in text
 
 
 def test_captions_say_that_validation_bins_chose_the_best_epoch(tmp_path: Path) -> None:

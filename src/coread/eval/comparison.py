@@ -244,7 +244,8 @@ def pooled_table(comparison: Comparison, table: pd.DataFrame) -> pd.DataFrame:
             cells["stimulus"] = row.stimulus if isinstance(row.stimulus, str) else MISSING
         cells |= {MODEL_METRICS[comparison.metric]: _mean(row), "change": _change(row)}
         if pooled["published"].notna().any():
-            cells |= {"published": _number(row.published), "published change": _percent(row.published_change)}
+            change = "baseline" if row.experiment == row.baseline else _percent(row.published_change)
+            cells |= {"published": _number(row.published), "published change": change}
         rows.append(cells | {"n": str(row.n)})
     return pd.DataFrame(rows)
 
@@ -277,7 +278,7 @@ def comparison_caption(comparison: Comparison, settings: EvaluationSettings) -> 
         f"sessions ± half the width of its {100 * settings.level:.0f} % interval; change of the mean against "
         f"{base.label} on the same n neurons, with its interval (both: {settings.n_bootstrap} bootstrap resamples of "
         "neurons, for the change the same of both experiments; they tell nothing of other animals or training seeds). "
-        f"{MISSING}: not run.{scored if per_member else ''}{source}"
+        f"{MISSING}: not run, or not published.{scored if per_member else ''}{source}"
     )
 
 

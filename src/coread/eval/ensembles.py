@@ -48,12 +48,11 @@ def predict_rows(
     stimulus has one per repeat, NaN where a repeat is absent.
     """
     of_row = {name: _of_rows(member.prediction, table) for name, member in members.items()}
-    if any(prediction.ndim == 3 for prediction in of_row.values()):
-        mean = np.mean(
-            [p if p.ndim == 3 else p[:, None] + np.zeros((1, table.shape[1], 1)) for p in of_row.values()], 0
-        )
-        return of_row | {ENSEMBLE: mean}
-    return of_row | {ENSEMBLE: np.mean(list(of_row.values()), axis=0, dtype=np.float64)}
+    each = list(of_row.values())
+    if any(prediction.ndim == 3 for prediction in each):
+        repeats = np.zeros((1, table.shape[1], 1), np.float32)
+        each = [prediction if prediction.ndim == 3 else prediction[:, None] + repeats for prediction in each]
+    return of_row | {ENSEMBLE: np.asarray(np.mean(each, axis=0, dtype=np.float64))}
 
 
 def _of_rows(

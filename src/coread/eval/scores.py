@@ -140,8 +140,8 @@ def _score_session(
         yield _frame(recording, values, (stimulus, tier), shape, n_members, included).pipe(_apply_threshold, settings)
     if not tables:
         included_somewhere[:] = True
-    for table in _validation_scores(recording, members, included_somewhere, settings):
-        yield _apply_threshold(table, settings)
+    for scores in _validation_scores(recording, members, included_somewhere, settings):
+        yield _apply_threshold(scores, settings)
 
 
 def _apply_threshold(table: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:

@@ -80,7 +80,7 @@ def draw_history_kernels(sessions: Sequence[LearnedSession]) -> Drawing | None:
     if not shown:
         return None
     lags = [int(lag) for lag in shown[0].mean.history_lags]  # type: ignore[union-attr]
-    learned = np.concatenate([session.mean.history_weights for session in shown])  # type: ignore[misc]
+    learned = np.concatenate([session.mean.history_weights for session in shown])
     truth = [
         session.truth.history_weights
         for session in shown
@@ -140,8 +140,8 @@ def draw_state_loadings(sessions: Sequence[LearnedSession]) -> Drawing | None:
     first = next(iter(shown[0].members))
     caption = (
         "Weights with which the components of the network's state enter the responses of "
-        f"{sum(len(values) for values in loadings)} neurons of {_count(shown)} ({first}: components have no order that "  # type: ignore[arg-type]
-        "members share). Neurons are sorted by the component with the largest weight, components by their strength; "
+        f"{sum(session.recording.n_neurons for session in shown)} neurons of {_count(shown)} ({first}: components have no "
+        "order that members share). Neurons are sorted by the component with the largest weight, components by their strength; "
         "responses in standard deviations of the neuron. The colours end at the 99 % quantile of all absolute weights."
         f"{_first(sessions, shown)}"
     )

@@ -219,6 +219,9 @@ def _neuron_table(scores: pd.DataFrame, fields: pd.DataFrame | None) -> Table:
     """Return one row per neuron and test stimulus: the ensemble's scores beside the receptive field."""
     key = ["session", "unit_id", "cell_type", "stimulus", "included"]
     tested = scores[scores["tier"] != "validation"]
+    # a neuron may be left out of some metrics only
+    everywhere = tested.groupby(["session", "neuron", "stimulus"], sort=False)["included"].transform("min")
+    tested = tested.assign(included=everywhere.astype(bool))
     ensemble = tested[(tested["predictor"] == ENSEMBLE) & tested["metric"].isin(NEURON_METRICS)]
     data = tested[(tested["predictor"] == DATA) & tested["metric"].isin(["noise_ceiling", "explainable_variance"])]
     wide = pd.concat([ensemble, data]).pivot_table(
@@ -244,7 +247,10 @@ def _neuron_table(scores: pd.DataFrame, fields: pd.DataFrame | None) -> Table:
         "diameter px": lambda value: f"{value:.1f}",
     }
     named = wide[columns].rename(columns=lambda name: str(name).replace("_", " "))
-    caption = "Ensemble scores of every neuron; what each column means stands under Definitions."
+    caption = (
+        "Ensemble scores of every neuron; what each column means stands under Definitions. Included: in the means of "
+        "all metrics; neurons with too little explainable variance are left out of some or all."
+    )
     return make_table(named, formats, caption, filterable=True)
 
 
