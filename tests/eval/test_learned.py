@@ -1,6 +1,7 @@
 """What a model has learned, read from planted parts, and its figures."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from coread.eval.learned import has_learned_parts, learned_of_session, mean_over
 from coread.eval.scores import score_experiment
 from coread.models.member import Member
 from coread.modules.modulator import HistoryStateGainModulator
+from coread.plotting import write_figures
 from coread.plotting.images import draw_image_responses
 from coread.plotting.learned import LEARNED_FIGURES, LearnedSession, draw_gain, draw_shifter
 from coread.recording import Recording
+from coread.report.contents import FIGURES
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +165,22 @@ def test_measured_responses_to_images_are_drawn_against_predicted_ones() -> None
     x, y = np.asarray(dots.get_offsets()).T
     assert np.corrcoef(x, y)[0, 1] == pytest.approx(best["value"], abs=1e-6)
     assert draw_image_responses([recording], predictions, scores[scores["tier"] == "validation"]) is None
+
+
+def test_experiments_on_images_get_the_figures_of_images(
+    example: tuple, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("coread.plotting.save_drawing", lambda drawing, path: [path])  # drawing files takes seconds
+    recordings, members = example
+    predictions = make_predictions(recordings)
+    given = {
+        "scores": score_experiment(recordings, predictions, EVALUATION),
+        "histories": {},
+        "recordings": recordings,
+        "predictions": predictions,
+        "fields": None,
+    }
+    names = {path.name for path in write_figures(tmp_path, **given, members=members)}
+    assert names == {"score_distribution", "image_responses", *LEARNED_FIGURES}
+    assert names <= FIGURES.keys(), "the report shows all of them"
+    assert {path.name for path in write_figures(tmp_path, **given)} == {"score_distribution", "image_responses"}

@@ -140,9 +140,10 @@ def draw_state_loadings(sessions: Sequence[LearnedSession]) -> Drawing | None:
     first = next(iter(shown[0].members))
     caption = (
         "Weights with which the components of the network's state enter the responses of "
-        f"{sum(session.recording.n_neurons for session in shown)} neurons of {_count(shown)} ({first}: components have no "
-        "order that members share). Neurons are sorted by the component with the largest weight, components by their strength; "
-        "responses in standard deviations of the neuron. The colours end at the 99 % quantile of all absolute weights."
+        f"{sum(session.recording.n_neurons for session in shown)} neurons of {_count(shown)} ({first}: components have "
+        "no order that members share). Neurons are sorted by the component with the largest weight, components by "
+        "their strength; responses in standard deviations of the neuron. The colours end at the 99 % quantile of all "
+        "absolute weights."
         f"{_first(sessions, shown)}"
     )
     return Drawing(figure, caption)
