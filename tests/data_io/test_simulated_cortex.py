@@ -285,12 +285,12 @@ def test_recorded_responses_depend_on_the_image_at_the_true_center(recording_wit
     assert score(np.zeros(2)) > 0.15 + max(elsewhere)
 
 
-def test_the_cortical_map_is_smooth_and_keeps_its_margins():
+def test_the_cortical_map_is_smooth_and_keeps_to_its_part_of_the_image():
     recording = record(retinotopy__jitter_px=0.0, neurons=200)
     position = recording.neurons[["position_x_um", "position_y_um"]].to_numpy()
     center = recording.session_info["truth_center_px"]
-    assert center.min() > 7.9
-    assert (np.array([35, 63]) - center).min() > 7.9
+    assert (np.abs(center - np.array([17.5, 31.5])) <= np.array([6.0, 9.0])).all()
+    assert (np.ptp(center, axis=0) > 0.75 * np.array([12.0, 18.0])).all()
     scaled = (position - position.mean(0)) / position.std(0)
     design = np.column_stack([np.ones(200), scaled, scaled**2, scaled[:, :1] * scaled[:, 1:]])
     residual = center - design @ np.linalg.lstsq(design, center, rcond=None)[0]
@@ -448,7 +448,7 @@ def test_no_response_runs_away():
         ({"images__zoom": [2.0, 1.0]}, "data_io.images.zoom: expected two rising numbers"),
         ({"cells__simple_share": 2}, "expected a share of 0..1, found 2"),
         ({"cells__wavelengths_px": []}, "data_io.cells: orientations, phases and wavelengths_px"),
-        ({"retinotopy__margin_px": 18.0}, "data_io.retinotopy.margin_px: 18.0 leaves no room"),
+        ({"retinotopy__extent_px": [12.0, 64.0]}, r"data_io.retinotopy: receptive fields around \[17.5, 31.5\] with"),
         ({"history__lags": [1, 2]}, "data_io.history: expected one weight for every lag"),
         ({"presentations__repeats": 0}, "data_io.presentations: expected"),
         ({"behaviour__units": {SESSION: {"factor": [1, 0, 1]}}}, "data_io.behaviour.units: expected 3 factors"),
@@ -472,7 +472,7 @@ def test_sessions_are_named():
 def test_the_map_is_linear_without_curvature():
     flat = Retinotopy(**configuration()["retinotopy"] | {"curvature": 0.0})
     corners = retinotopic_map(np.array([[0.0, 0.0], [620.0, 620.0], [310.0, 310.0]]), flat)
-    np.testing.assert_allclose(corners, [[8.0, 8.0], [27.0, 55.0], [17.5, 31.5]])
+    np.testing.assert_allclose(corners, [[11.5, 22.5], [23.5, 40.5], [17.5, 31.5]])
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

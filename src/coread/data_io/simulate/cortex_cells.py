@@ -42,9 +42,18 @@ class Retinotopy:
 
     field_um: tuple[float, float]  # extent of the recorded field (x, y)
     depths_um: Sequence[float]  # imaged planes
-    margin_px: float  # between the border of the image and the receptive fields of the field's corners
+    center_px: tuple[float, float]  # where in the image (y, x) the receptive fields of the recorded field lie
+    extent_px: tuple[float, float]  # over how much of it they spread (height, width), without the jitter
     curvature: float  # how far the map bends: 0 is linear
     jitter_px: float  # standard deviation of receptive fields around the map, per axis
+
+    def __post_init__(self) -> None:
+        corners = [np.array(self.center_px) + sign * np.array(self.extent_px) / 2 for sign in (-1, 1)]
+        if min(self.extent_px) <= 0 or (corners[0] < 0).any() or (corners[1] > np.array(IMAGE_SHAPE) - 1).any():
+            raise ValueError(
+                f"data_io.retinotopy: receptive fields around {list(self.center_px)} with the extent "
+                f"{list(self.extent_px)} are not all in images of {IMAGE_SHAPE}"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,19 +94,12 @@ def retinotopic_map(
 ) -> Float[np.ndarray, "neuron 2"]:
     """Return where in the image (y, x) the map puts the receptive field of a place (x, y) in the cortex.
 
-    A bent version of the recorded field, as wide as the image without its margins. Raises ValueError where the margins
-    leave no room.
+    A bent version of the recorded field, no wider than `extent_px`.
     """
     x, y = 2 * (position_um / retinotopy.field_um).T - 1
     bend = retinotopy.curvature
     unit = np.stack([y + bend * x * y, x + bend * (y**2 - 1 / 3)], axis=1) / (1 + abs(bend))
-    middle = (np.array(IMAGE_SHAPE) - 1) / 2
-    room = middle - retinotopy.margin_px
-    if (room <= 0).any():
-        raise ValueError(
-            f"data_io.retinotopy.margin_px: {retinotopy.margin_px} leaves no room for cells in images of {IMAGE_SHAPE}"
-        )
-    return middle + room * unit
+    return retinotopy.center_px + np.array(retinotopy.extent_px) / 2 * unit
 
 
 def gabor_filters(population: Population, quarter_turns: int) -> Float32[np.ndarray, "neuron pixel"]:
