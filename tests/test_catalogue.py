@@ -92,6 +92,14 @@ def test_two_meanings_of_one_dataset_are_refused_naming_both_experiments(configs
         _catalogue(configs).check()
 
 
+def test_an_experiment_that_is_only_a_target_must_mean_the_same_data(configs: Path) -> None:
+    (configs / "toy_pairs.yaml").write_text(OUTER + "data_io: {rate_hz: 60.0}\n")
+    catalogue = _catalogue(configs, experiments=["toy"])
+    catalogue.check()  # which composes only what is built
+    with pytest.raises(ConfigError, match=r"toy and toy_pairs both read dataset 'toy'.*rate_hz: 30.0.*rate_hz: 60.0"):
+        catalogue.dataset("toy_pairs")
+
+
 def test_a_local_dataset_without_its_folder_is_refused_with_the_command(configs: Path) -> None:
     with pytest.raises(ConfigError, match=r'--config "data_dirs={local: DIR}"'):
         _catalogue(configs, experiments=["local"]).check()

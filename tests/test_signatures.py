@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from coread.signatures import constructor_arguments, imported_modules, module_constant, module_file
+from coread.signatures import (
+    PACKAGE,
+    constructor_arguments,
+    deciding_code,
+    imported_modules,
+    module_constant,
+    module_file,
+)
 
 FILES = {
     "__init__.py": '"""Nothing, but pack.never is mentioned."""\n',
@@ -106,3 +113,22 @@ def test_what_a_module_imports_when_it_is_asked_for(package: Path) -> None:
 def test_a_second_name_of_a_class_takes_what_the_class_takes(package: Path) -> None:
     (package / "plain.py").write_text("class Plain:\n    def __init__(self, size): ...\n\nOther = Plain\n")
     assert constructor_arguments("pack.plain.Other", package) == {"size"}
+
+
+def test_what_a_group_of_settings_brings_decides_only_where_the_group_is(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("from coread.eval.predictions import predict\n")
+    without, with_group = (
+        {
+            path.relative_to(PACKAGE).as_posix()
+            for path in deciding_code(script, f"dataloader:\n  batch_size: 1\n{group}")
+        }
+        for group in ("", "regressors:\n  history: null\n")
+    )
+    assert with_group - without >= {
+        "data_io/context.py",
+        "data_io/regressors/session.py",
+        "data_io/regressors/history.py",
+    }
+    assert not any("regressors" in name for name in without)
+    assert without < with_group

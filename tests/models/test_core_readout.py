@@ -42,7 +42,7 @@ def validation_points(n_windows: int = 6, window: int = 20) -> dict[str, DataPoi
 
 
 def cut(point: DataPoint, sizes: list[int]) -> list[DataPoint]:
-    return [DataPoint(*parts) for parts in zip(*(torch.split(values, sizes) for values in point), strict=True)]
+    return [DataPoint(*parts) for parts in zip(*(torch.split(values, sizes) for values in point[:3]), strict=True)]
 
 
 def validate(model: BaseCoreReadout, batches: list[tuple[str, DataPoint]]) -> dict[str, float]:
