@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Int, Int32
 
+from coread.data_io.readers.session_files import data_folder
 from coread.data_io.restricted_pickle import load_pickle
 from coread.recording import RecordingError
 
@@ -38,9 +39,7 @@ class Responses:
 
 def dataset_folder(config: Mapping[str, Any], data_dir: Path | None, folder: str) -> Path:
     """Return the folder of the published files; raises FileNotFoundError where it is missing."""
-    if data_dir is None:
-        raise FileNotFoundError(f"dataset {config.get('dataset')!r} is read from a directory, but none was named")
-    path = data_dir / folder
+    path = data_folder(config, data_dir) / folder
     if not path.is_dir():
         raise FileNotFoundError(f"dataset {config.get('dataset')!r}: there is no directory {path} (data_io.folder)")
     return path
@@ -51,6 +50,13 @@ def session_value(values: Mapping[str, Any], session: str, key: str) -> Any:
     if session not in values:
         raise ValueError(f"data_io.{key} says nothing about session {session!r}; it knows {sorted(values)}")
     return values[session]
+
+
+def response_file(folder: Path, responses: str | Mapping[str, str], session: str) -> Path:
+    """Return the file of a session's responses: by name, or by a pattern with `{session}` in it."""
+    if isinstance(responses, str):
+        return folder / responses.format(session=session)
+    return folder / session_value(responses, session, "responses")
 
 
 def load_responses(

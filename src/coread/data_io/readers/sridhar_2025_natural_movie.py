@@ -32,6 +32,7 @@ from coread.data_io.readers.sridhar_2025 import (
     exclusion_steps,
     load_responses,
     neuron_table,
+    response_file,
     response_table,
     session_value,
     trial_rows,
@@ -52,7 +53,7 @@ class MovieParameters:
     fixations: Mapping[str, str]
     folder: str = ""
     images: str = "stimuli_padded_4"
-    responses: str = "responses/cell_responses_{session}_fixation_movie.pkl"
+    responses: str | Mapping[str, str] = "responses/cell_responses_{session}_fixation_movie.pkl"
     test_frames: int = 5100
     margin_px: int = 50
     window_px: Sequence[int] = (150, 200)
@@ -186,7 +187,7 @@ def _gaze_files(config: Mapping[str, Any], parameters: MovieParameters, folder: 
 
 def _session_files(parameters: MovieParameters, folder: Path, session: str) -> tuple[Path, Path]:
     gaze = folder / session_value(parameters.fixations, session, "fixations")
-    return gaze, folder / parameters.responses.format(session=session)
+    return gaze, response_file(folder, parameters.responses, session)
 
 
 def _stimulus_names(gaze_path: Path) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from coread.data_io.readers.sridhar_2025 import (
     exclusion_steps,
     load_responses,
     neuron_table,
+    response_file,
     response_table,
     session_value,
     trial_rows,
@@ -43,7 +44,7 @@ class NoiseParameters:
     non_repeating: Mapping[str, str]
     repeating: Mapping[str, str]
     folder: str = ""
-    responses: str = "responses/cell_responses_{session}_wn.pkl"
+    responses: str | Mapping[str, str] = "responses/cell_responses_{session}_wn.pkl"
     crop_px: Sequence[int] = (35, 35, 55, 55)
     excluded_cells: Mapping[str, Sequence[int]] = field(default_factory=dict)
     unit: str = "spike count"
@@ -99,7 +100,7 @@ def build_recording(
     """Return one session; raises RecordingError that names the file, what was expected and what was found."""
     parameters = reader_parameters(NoiseParameters, config)
     folder = dataset_folder(config, data_dir, parameters.folder)
-    path = folder / parameters.responses.format(session=session)
+    path = response_file(folder, parameters.responses, session)
     responses = load_responses(path, parameters.excluded_cells.get(session, ()))
     train_name = session_value(parameters.non_repeating, session, "non_repeating")
     test_name = session_value(parameters.repeating, session, "repeating")
@@ -132,7 +133,7 @@ def source_files(config: Mapping[str, Any], session: str | None, data_dir: Path 
     parameters = reader_parameters(NoiseParameters, config)
     folder = dataset_folder(config, data_dir, parameters.folder)
     if session is not None:
-        return [folder / parameters.responses.format(session=session)]
+        return [response_file(folder, parameters.responses, session)]
     return sorted(path for paths in _sequences(config, parameters, folder).values() for path in paths)
 
 

@@ -1,0 +1,1 @@
+"""Marmoset recordings of Sridhar et al. 2025 as documented loaders."""
