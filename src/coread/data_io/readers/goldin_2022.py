@@ -24,17 +24,14 @@ from coread.data_io.readers.parameters import reader_parameters
 from coread.data_io.readers.published_hdf5 import (
     NAN_POLICIES,
     close,
-    data_folder,
-    files_by_session,
     mask_missing,
     numbered_cells,
     numbers,
     opened,
     read_frames,
-    session_file,
-    session_names,
 )
-from coread.data_io.readers.trials import TrialCutting, trial_table
+from coread.data_io.readers.session_files import data_folder, files_by_session, session_file, session_names
+from coread.data_io.readers.trials import TrialCutting, table_of_bins, trial_table
 from coread.provenance import file_sha256
 from coread.recording import Recording, RecordingError, Stimulus
 
@@ -89,7 +86,7 @@ def build_recording(
     layout = {part: (len(values), values.shape[2]) for part, values in responses.items()}
     each_image = {part: range(n_images) for part, (_, n_images) in layout.items()}
     trials, trial, frame = trial_table(layout, TrialCutting(None, each_image, frozenset({TEST})))
-    table = np.concatenate([values.transpose(0, 2, 1).reshape(-1, values.shape[1]) for values in responses.values()])
+    table = table_of_bins(responses.values())
     table, valid = mask_missing(table, parameters.nan_responses, path.name)
     return Recording(
         dataset=str(config["dataset"]),

@@ -23,6 +23,7 @@ import pandas as pd
 from jaxtyping import Float32, Num
 
 from coread.data_io.readers.parameters import reader_parameters
+from coread.data_io.readers.session_files import data_folder, named_file
 from coread.extras import import_extra
 from coread.provenance import file_sha256
 from coread.recording import Recording, RecordingError, Stimulus
@@ -137,7 +138,7 @@ def list_sessions(config: Mapping[str, Any], data_dir: Path | None) -> list[str]
     """Return the configured sessions, else those found in the directory; raises FileNotFoundError if there are none."""
     if config.get("sessions"):
         return [str(name) for name in config["sessions"]]
-    names = sorted(path.stem for path in _folder(config, data_dir).glob(PATTERN))
+    names = sorted(path.stem for path in data_folder(config, data_dir).glob(PATTERN))
     if not names:
         raise FileNotFoundError(f"no sessions in {data_dir}: no file there matches {PATTERN}")
     return names
@@ -200,8 +201,8 @@ def build_recording(
 def source_files(config: Mapping[str, Any], session: str | None, data_dir: Path | None) -> list[Path]:
     """Return the file of a session, or for None those of all sessions: they say which noise is needed and how much."""
     if session is not None:
-        return [_session_file(_folder(config, data_dir), session)]
-    return [_session_file(_folder(config, data_dir), name) for name in list_sessions(config, data_dir)]
+        return [named_file(data_folder(config, data_dir), session, ".h5")]
+    return [named_file(data_folder(config, data_dir), name, ".h5") for name in list_sessions(config, data_dir)]
 
 
 # --------------------------------------------------------------------------------------------------------------- noise
@@ -235,22 +236,6 @@ def _generator(seed: int) -> Any:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def _folder(config: Mapping[str, Any], data_dir: Path | None) -> Path:
-    if data_dir is None:
-        raise FileNotFoundError(f"dataset {config.get('dataset')!r} is read from a directory, but none was named")
-    if not data_dir.is_dir():
-        raise FileNotFoundError(f"dataset {config.get('dataset')!r}: there is no directory {data_dir}")
-    return data_dir
-
-
-def _session_file(folder: Path, session: str) -> Path:
-    path = folder / f"{session}.h5"
-    if not path.is_file():
-        found = sorted(other.name for other in folder.glob(PATTERN))
-        raise FileNotFoundError(f"{folder}: session {session!r} needs {path.name}; found {found}")
-    return path
-
-
 def _readable(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
@@ -259,7 +244,7 @@ def _readable(path: Path) -> h5py.File:
 
 
 def _session(config: Mapping[str, Any], name: str, data_dir: Path | None) -> Session:
-    path = _session_file(_folder(config, data_dir), name)
+    path = named_file(data_folder(config, data_dir), name, ".h5")
     with _readable(path) as file:
         said = {key: _plain(file.attrs[key]) for key in IN_FILE if key in file.attrs}
         if unknown := sorted(set(file.attrs) - set(IN_FILE)):

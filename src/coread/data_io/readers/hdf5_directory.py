@@ -23,7 +23,8 @@ import pandas as pd
 from jaxtyping import Bool, Float32
 
 from coread.data_io.readers.parameters import reader_parameters
-from coread.data_io.readers.trials import TrialCutting, trial_table
+from coread.data_io.readers.session_files import data_folder
+from coread.data_io.readers.trials import TrialCutting, table_of_bins, trial_table
 from coread.provenance import file_sha256
 from coread.recording import Recording, RecordingError, Stimulus, smallest_exact
 
@@ -66,7 +67,7 @@ def list_sessions(config: Mapping[str, Any], data_dir: Path | None) -> list[str]
     """
     if config.get("sessions"):
         return [str(name) for name in config["sessions"]]
-    folder = _folder(config, data_dir)
+    folder = data_folder(config, data_dir)
     names = sorted(path.stem for pattern in PATTERNS for path in folder.glob(pattern))
     if not names:
         raise FileNotFoundError(f"no sessions in {folder}: no file there matches {' or '.join(PATTERNS)}")
@@ -89,7 +90,7 @@ def build_recording(
 ) -> Recording:
     """Return one session; raises RecordingError naming file and dataset, what was expected and what was found."""
     parameters = reader_parameters(DirectoryParameters, config)
-    path = _session_file(_folder(config, data_dir), session)
+    path = _session_file(data_folder(config, data_dir), session)
     with _opened(path) as file:
         shown = _shown_stimuli(file, path, stimuli, parameters)
         responses = {name: _responses(file, path, name, shown[name]) for name in shown}
@@ -97,7 +98,7 @@ def build_recording(
     _check_neurons(path, responses)
     layout = {name: (values.shape[0], values.shape[2]) for name, values in responses.items()}
     trials, trial, frame = trial_table(layout, parameters.cutting)
-    table = np.concatenate([values.transpose(0, 2, 1).reshape(-1, values.shape[1]) for values in responses.values()])
+    table = table_of_bins(responses.values())
     table, valid = _masked(path, table, parameters)
     return Recording(
         dataset=str(config["dataset"]),
@@ -120,16 +121,8 @@ def build_recording(
 
 def source_files(config: Mapping[str, Any], session: str | None, data_dir: Path | None) -> list[Path]:
     """Return the file of a session, or the movies of `stimuli/` for None."""
-    folder = _folder(config, data_dir)
+    folder = data_folder(config, data_dir)
     return sorted((folder / "stimuli").glob("*.npy")) if session is None else [_session_file(folder, session)]
-
-
-def _folder(config: Mapping[str, Any], data_dir: Path | None) -> Path:
-    if data_dir is None:
-        raise FileNotFoundError(f"dataset {config.get('dataset')!r} is read from a directory, but none was named")
-    if not data_dir.is_dir():
-        raise FileNotFoundError(f"dataset {config.get('dataset')!r}: there is no directory {data_dir}")
-    return data_dir
 
 
 def _session_file(folder: Path, session: str) -> Path:

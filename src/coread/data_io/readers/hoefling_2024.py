@@ -34,7 +34,8 @@ from coread.data_io.readers.hoefling_2024_timing import (
     responses_at,
 )
 from coread.data_io.readers.parameters import parse_parameters, reader_parameters
-from coread.data_io.readers.published_hdf5 import NAN_POLICIES, data_folder, mask_missing, opened
+from coread.data_io.readers.published_hdf5 import NAN_POLICIES, mask_missing, opened
+from coread.data_io.readers.session_files import data_folder
 from coread.provenance import unchanged_sha256
 from coread.recording import Recording, RecordingError, Stimulus
 

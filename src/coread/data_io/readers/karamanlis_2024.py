@@ -29,16 +29,8 @@ from jaxtyping import Float32, Int
 
 from coread.data_io.readers.fixation_movie import FixationMovie, Screen
 from coread.data_io.readers.parameters import reader_parameters
-from coread.data_io.readers.published_hdf5 import (
-    NAN_POLICIES,
-    data_folder,
-    files_by_session,
-    mask_missing,
-    numbers,
-    opened,
-    session_file,
-    session_names,
-)
+from coread.data_io.readers.published_hdf5 import NAN_POLICIES, mask_missing, numbers, opened
+from coread.data_io.readers.session_files import data_folder, files_by_session, session_file, session_names
 from coread.data_io.readers.trials import TrialCutting, trial_table
 from coread.provenance import file_sha256
 from coread.recording import Recording, RecordingError, Stimulus

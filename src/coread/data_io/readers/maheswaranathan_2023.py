@@ -28,17 +28,14 @@ from coread.data_io.readers.parameters import reader_parameters
 from coread.data_io.readers.published_hdf5 import (
     NAN_POLICIES,
     close,
-    data_folder,
-    files_by_session,
     mask_missing,
     numbered_cells,
     numbers,
     opened,
     read_frames,
-    session_file,
-    session_names,
 )
-from coread.data_io.readers.trials import TrialCutting, trial_table
+from coread.data_io.readers.session_files import data_folder, files_by_session, session_file, session_names
+from coread.data_io.readers.trials import TrialCutting, table_of_bins, trial_table
 from coread.provenance import file_sha256
 from coread.recording import Recording, RecordingError, Stimulus
 
@@ -105,7 +102,7 @@ def build_recording(
     layout = {name: (len(values), values.shape[2]) for name, values in responses.items()}
     offsets = {names["train"]: _block_starts(layout[names["train"]][1], where, parameters)}
     trials, trial, frame = trial_table(layout, TrialCutting(None, offsets, frozenset({names["test"]})))
-    table = np.concatenate([values.transpose(0, 2, 1).reshape(-1, values.shape[1]) for values in responses.values()])
+    table = table_of_bins(responses.values())
     table, valid = mask_missing(table, parameters.nan_responses, where)
     return Recording(
         dataset=str(config["dataset"]),

@@ -25,6 +25,7 @@ from coread.data_io.nwb import import_pynwb, is_coread_file, recording_of
 from coread.data_io.readers.nwb_responses import NwbResponses, load_responses
 from coread.data_io.readers.nwb_stimuli import PresentedFrames, load_presentations
 from coread.data_io.readers.parameters import reader_parameters
+from coread.data_io.readers.session_files import data_folder, named_file
 from coread.provenance import file_sha256
 from coread.recording import BLANK, TIERS, Recording, RecordingError, Stimulus
 
@@ -67,7 +68,7 @@ def list_sessions(config: Mapping[str, Any], data_dir: Path | None) -> list[str]
     """Return the configured sessions, else the files of the directory; raises FileNotFoundError if there are none."""
     if config.get("sessions"):
         return [str(name) for name in config["sessions"]]
-    names = sorted(path.stem for path in _folder(config, data_dir).glob(PATTERN))
+    names = sorted(path.stem for path in data_folder(config, data_dir).glob(PATTERN))
     if not names:
         raise FileNotFoundError(f"no sessions in {data_dir}: no file there matches {PATTERN}")
     return names
@@ -86,7 +87,7 @@ def build_recording(
     Raises RecordingError that names the file, the setting, and what the file offers instead.
     """
     parameters = reader_parameters(NwbParameters, config)
-    path = _session_file(_folder(config, data_dir), session)
+    path = named_file(data_folder(config, data_dir), session, ".nwb")
     with _opened(path) as nwbfile:
         try:
             if is_coread_file(nwbfile):
@@ -102,23 +103,7 @@ def build_recording(
 
 def source_files(config: Mapping[str, Any], session: str | None, data_dir: Path | None) -> list[Path]:
     """Return the file of a session; sessions share no stimuli."""
-    return [] if session is None else [_session_file(_folder(config, data_dir), session)]
-
-
-def _folder(config: Mapping[str, Any], data_dir: Path | None) -> Path:
-    if data_dir is None:
-        raise FileNotFoundError(f"dataset {config.get('dataset')!r} is read from a directory, but none was named")
-    if not data_dir.is_dir():
-        raise FileNotFoundError(f"dataset {config.get('dataset')!r}: there is no directory {data_dir}")
-    return data_dir
-
-
-def _session_file(folder: Path, session: str) -> Path:
-    path = folder / f"{session}.nwb"
-    if not path.is_file():
-        found = sorted(other.name for other in folder.glob(PATTERN))
-        raise FileNotFoundError(f"{folder}: session {session!r} needs {path.name}; found {found}")
-    return path
+    return [] if session is None else [named_file(data_folder(config, data_dir), session, ".nwb")]
 
 
 @contextmanager

@@ -20,13 +20,7 @@ from jaxtyping import Bool, Float32, Float64, Int
 
 from coread.data_io.readers import sensorium_2022_trials as trials
 from coread.data_io.readers.parameters import reader_parameters
-from coread.data_io.readers.published_hdf5 import (
-    NAN_POLICIES,
-    data_folder,
-    mask_missing,
-    session_file,
-    session_names,
-)
+from coread.data_io.readers.published_hdf5 import NAN_POLICIES, mask_missing
 from coread.data_io.readers.sensorium_2022_files import (
     SessionFiles,
     find_sessions,
@@ -35,6 +29,7 @@ from coread.data_io.readers.sensorium_2022_files import (
     texts,
 )
 from coread.data_io.readers.sensorium_2022_images import read_images, rescale_factor
+from coread.data_io.readers.session_files import data_folder, session_file, session_names
 from coread.data_io.sensorium_layout import STATISTICS
 from coread.recording import TIERS, Recording, RecordingError, Stimulus
 

@@ -1,11 +1,11 @@
 """Trials of a movie: where a presentation was interrupted, and which bins belong to which repeat."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int32
+from jaxtyping import Int32, Shaped
 
 from coread.recording import RecordingError
 
@@ -70,3 +70,8 @@ def trial_table(
     table = table.assign(time_order=np.arange(len(table)), withheld=False)
     trial = np.repeat(np.arange(len(table)), np.concatenate(lengths))
     return table, trial.astype(np.int32), np.concatenate(frames).astype(np.int32)
+
+
+def table_of_bins(responses: Iterable[Shaped[np.ndarray, "repeat neuron time"]]) -> Shaped[np.ndarray, "bin neuron"]:
+    """Return the responses of stimuli in the order of the bins of `trial_table`."""
+    return np.concatenate([values.transpose(0, 2, 1).reshape(-1, values.shape[1]) for values in responses])
