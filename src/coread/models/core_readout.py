@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra.utils
@@ -200,6 +201,13 @@ class BaseCoreReadout(pl.LightningModule):
         schedule = made if isinstance(made, Schedule) else Schedule(made, "step")
         frequency = NEVER if isinstance(schedule.scheduler, ReduceLROnPlateau) else 1
         return {"optimizer": optimizer, "lr_scheduler": schedule._asdict() | {"frequency": frequency}}
+
+    def save_weight_visualizations(
+        self, folder_path: str | Path, file_format: str = "jpg", state_suffix: str = ""
+    ) -> None:
+        """Draw every filter of the core and every neuron of the readouts into two folders below a folder."""
+        for name, part in (("weights_core", self.core), ("weights_readout", self.readout)):
+            part.save_weight_visualizations(Path(folder_path) / name, file_format, state_suffix)
 
     def freeze_core(self) -> None:
         """Keep the core as it is from now on, its weights and the running statistics of its batch norms."""

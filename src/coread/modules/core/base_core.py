@@ -2,6 +2,8 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,9 @@ from coread.modules.layers.regularizers import (
 from coread.modules.layers.scaling import Bias3DLayer
 from coread.modules.layers.space_time_conv import SpaceTimeConv
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class Core(nn.Module):
     """Maps stimuli to feature maps with `lag` frames less, all lost from the front.
@@ -45,6 +50,13 @@ class Core(nn.Module):
     def regularizer(self) -> Float[Tensor, ""]:
         """Return the penalty to add to the loss: the sum of the terms."""
         return sum(self.penalties().values(), start=torch.zeros(()))
+
+    def save_weight_visualizations(
+        self, folder_path: str | Path, file_format: str = "jpg", state_suffix: str = ""
+    ) -> None:
+        """Draw every filter of layer i into `weights_layer_<i>` below a folder; nothing for a core without filters."""
+        for i, conv in enumerate(getattr(self, "convolutions", ())):
+            conv.save_weight_visualizations(Path(folder_path) / f"weights_layer_{i}", file_format, state_suffix)
 
 
 class Core3d(Core):
@@ -130,6 +142,12 @@ class ConvolutionalCore(Core):
             )
         if self.gamma_temporal != 0 and not isinstance(first, STSeparableBatchConv3d) and time < smallest:
             raise ValueError(f"gamma_temporal needs filters of at least {smallest} frames in layer 0, got {time}")
+
+    def plot_weight_visualization(self, layer: int, in_channel: int, out_channel: int) -> "Figure":
+        """Return a figure of one filter of a layer; raises ValueError for a layer that there is not."""
+        if not 0 <= layer < len(self.convolutions):
+            raise ValueError(f"layer {layer} is none of the {len(self.convolutions)} layers of the core")
+        return self.convolutions[layer].plot_weights(in_channel, out_channel)
 
     @property
     def convolutions(self) -> list[SpaceTimeConv]:

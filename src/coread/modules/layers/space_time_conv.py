@@ -1,12 +1,17 @@
 """What the space-time convolutions share: sizes, lag and the temporal stretch of each session."""
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from coread.modules.layers.padding import Sides
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LayerInput = Tensor | tuple[Tensor, str | None]
 
@@ -62,6 +67,37 @@ class SpaceTimeConv(nn.Module):
     def filters(self) -> Float[Tensor, "out in time height width"]:
         """Return the dense filters between every pair of channels."""
         return self.conv.weight  # type: ignore[union-attr, return-value]
+
+    def plot_weights(
+        self,
+        in_channel: int,
+        out_channel: int,
+        add_titles: bool = True,
+        remove_ticks: bool = False,
+        spatial_weight_center_positive: bool = True,
+    ) -> "Figure":
+        """Return a figure of the filter between two channels: its spatial part left, its time course right.
+
+        It is the best separable filter; the spatial part peaks upwards or, without `spatial_weight_center_positive`,
+        the time course does. Raises IndexError for channels that there are not.
+        """
+        # here: models are trained where nothing is drawn
+        from coread.plotting.single_weights import draw_filter
+
+        filter_ = self.filters()[out_channel, in_channel].detach().float().cpu().numpy()
+        title = f"input {in_channel}, output {out_channel}" if add_titles else ""
+        return draw_filter(filter_, title, ticks=not remove_ticks, spatial_peak=spatial_weight_center_positive)
+
+    def save_weight_visualizations(
+        self, folder_path: str | Path, file_format: str = "jpg", state_suffix: str = ""
+    ) -> None:
+        """Draw every filter as `<input channel>_<output channel>[_<state_suffix>].<file_format>` in a folder."""
+        from coread.plotting.single_weights import save_figure
+
+        for in_channel in range(self.in_channels):
+            for out_channel in range(self.out_channels):
+                figure = self.plot_weights(in_channel, out_channel)
+                save_figure(figure, folder_path, f"{in_channel}_{out_channel}", file_format, state_suffix)
 
     @staticmethod
     def _unpack(input_: LayerInput) -> tuple[Tensor, str | None]:

@@ -1,6 +1,7 @@
 """What the readouts of one session share."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from coread.modules.nonlinearities import Nonlinearity
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from coread.modules.readout.cloned import ClonedReadout
 
 __all__ = ["ClonedReadout", "Readout", "Reduction", "projected_clamp", "weighted"]
@@ -103,6 +107,36 @@ class Readout(nn.Module):
         if reduction not in ("mean", "sum", None):
             raise ValueError(f"reduction must be 'mean', 'sum' or None, got {reduction!r}")
         return x if reduction is None else getattr(x, reduction)()
+
+    def plot_weight_for_neuron(
+        self,
+        neuron_id: int,
+        axes: "tuple[Axes, Axes] | None" = None,
+        remove_readout_ticks: bool = False,
+        add_titles: bool = True,
+    ) -> "Figure":
+        """Return a figure of where a neuron reads and with which weights, on given `axes` or new ones.
+
+        Raises IndexError for a neuron that there is not.
+        """
+        # here: models are trained where nothing is drawn
+        from coread.plotting.single_weights import draw_neuron
+
+        return draw_neuron(self, neuron_id, axes, titles=add_titles, ticks=not remove_readout_ticks)
+
+    def save_weight_visualizations(
+        self,
+        folder_path: str | Path,
+        file_format: str = "jpg",
+        state_suffix: str = "",
+        cell_indices: Sequence[int] | None = None,
+    ) -> None:
+        """Draw all or some neurons as `neuron_<number>[_<state_suffix>].<file_format>` in a folder."""
+        from coread.plotting.single_weights import save_figure
+
+        for neuron in range(self.number_of_neurons()) if cell_indices is None else cell_indices:
+            figure = self.plot_weight_for_neuron(neuron)
+            save_figure(figure, folder_path, f"neuron_{neuron}", file_format, state_suffix)
 
     @property
     def device(self) -> torch.device:

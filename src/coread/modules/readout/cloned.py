@@ -1,6 +1,6 @@
 """Readout of neurons that another session recorded too."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from coread.modules.nonlinearities import RATE_FLOOR
 from coread.modules.readout.base import Readout, Reduction, projected_clamp
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class ClonedReadout(Readout):
@@ -56,6 +59,10 @@ class ClonedReadout(Readout):
         if self.published_behaviour or self.nonlinearity.name == "identity":
             return y * self.alpha + self.beta
         return y * projected_clamp(self.alpha, 0.0) + projected_clamp(self.beta, 0.0)
+
+    def plot_weight_for_neuron(self, neuron_id: int, *arguments: Any, **keywords: Any) -> "Figure":
+        """Return the figure of the same neuron of the source, with which it reads."""
+        return self._source.plot_weight_for_neuron(neuron_id, *arguments, **keywords)
 
     def feature_l1(self, average: bool = True) -> Float[Tensor, ""]:
         """Return the mean (or sum) of the absolute feature weights times the factors.

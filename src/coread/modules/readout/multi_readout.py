@@ -5,6 +5,7 @@ imported when it is asked for, so that a config depends on the one readout that 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -174,6 +175,13 @@ class MultiReadoutBase(nn.ModuleDict):
     def regularizer(self, data_key: str | None = None, reduction: Reduction | None = None) -> Float[Tensor, ""]:
         """Return the penalty of one session; raises ValueError if none is named and there are several."""
         return self._penalised(data_key).regularizer(reduction or self.readout_reg_reduction)
+
+    def save_weight_visualizations(
+        self, folder_path: str | Path, file_format: str = "jpg", state_suffix: str = ""
+    ) -> None:
+        """Draw every neuron of every session, each session into a folder of its own name below a folder."""
+        for session in self.readout_keys():
+            self._readout(session).save_weight_visualizations(Path(folder_path) / session, file_format, state_suffix)
 
     def _penalised(self, data_key: str | None) -> Readout:
         if data_key is None and len(self) != 1:
