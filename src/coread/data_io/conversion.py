@@ -21,6 +21,7 @@ from coread.data_io.base import (
 from coread.data_io.readers.trials import TrialCutting, trial_table
 from coread.recording import BLANK, Recording, Stimulus, validate
 
+CHUNK_FRAMES = 1024  # put into physical units at a time
 TRAIN_MOVIE = "train"  # the name of a container's training movie among a recording's stimuli
 
 
@@ -166,7 +167,8 @@ def containers_from_recordings(
 
     `train` joins the trials of the tiers train and validation in order of time. A movie stays a view of the recording's
     frames, in their stored type, with `norm_mean` and `norm_std` as their offset and scale; only presentations in
-    another order, of several movies or with blanks are written out, once for all sessions that saw the same.
+    another order, of several movies or with blanks, and z-scores that are stored as whole numbers, are written out,
+    once for all sessions that saw the same.
     Containers know neither masks nor trial borders: masked training bins raise ContainerError, masked test bins become
     NaN in the repeats and leave the mean. Withheld trials are left out.
     """
@@ -233,6 +235,10 @@ def _movies(recording: Recording, shown: Mapping[str, np.ndarray], views: _Views
     scales = {(recording.stimuli[name].scale, recording.stimuli[name].offset) for name in used}
     blanks = any((recording.frame[bins] == BLANK).any() for bins in shown.values())
     physical = blanks or len(scales) > 1  # then there is no common stored unit
+    # levels of a movie that was published as z-scores are a way of storing it, no unit that anybody asked for
+    physical |= any(
+        recording.stimuli[name].frames.dtype.kind in "iu" and recording.stimuli[name].offset for name in used
+    )
     std, mean = (1.0, 0.0) if physical else scales.pop()
     movies = {name: _movie(recording, bins, physical, views) for name, bins in shown.items()}
     key = (*((name, id(movie)) for name, movie in movies.items()), mean, std)
@@ -271,6 +277,10 @@ def _frames(stimulus: Stimulus, index: Int32[np.ndarray, "bin"], physical: bool)
         frames = stimulus.frames[:][np.maximum(index, 0)]
     if not physical:
         return frames
-    values = (frames.astype(np.float32) * np.float32(stimulus.scale)) + np.float32(stimulus.offset)
+    values = np.empty(frames.shape, np.float32)
+    for start in range(0, len(frames), CHUNK_FRAMES):
+        rows = slice(start, start + CHUNK_FRAMES)
+        # in float64, from which published values come back to the bit
+        values[rows] = frames[rows].astype(np.float64) * stimulus.scale + stimulus.offset
     values[index == BLANK] = stimulus.blank_value
     return values
