@@ -235,10 +235,7 @@ def _movies(recording: Recording, shown: Mapping[str, np.ndarray], views: _Views
     scales = {(recording.stimuli[name].scale, recording.stimuli[name].offset) for name in used}
     blanks = any((recording.frame[bins] == BLANK).any() for bins in shown.values())
     physical = blanks or len(scales) > 1  # then there is no common stored unit
-    # levels of a movie that was published as z-scores are a way of storing it, no unit that anybody asked for
-    physical |= any(
-        recording.stimuli[name].frames.dtype.kind in "iu" and recording.stimuli[name].offset for name in used
-    )
+    physical |= any(_holds_levels(recording.stimuli[name]) for name in used)
     std, mean = (1.0, 0.0) if physical else scales.pop()
     movies = {name: _movie(recording, bins, physical, views) for name, bins in shown.items()}
     key = (*((name, id(movie)) for name, movie in movies.items()), mean, std)
@@ -246,6 +243,14 @@ def _movies(recording: Recording, shown: Mapping[str, np.ndarray], views: _Views
         train = movies.pop(TRAIN_MOVIE)
         views.containers[key] = MoviesTrainTestSplit(train=train, test_dict=movies, norm_mean=mean, norm_std=std)
     return views.containers[key]
+
+
+def _holds_levels(stimulus: Stimulus) -> bool:
+    """Return whether frames are numbers of levels, a way to store published z-scores, and no unit to compute with.
+
+    Their 0 is not the blank screen, which it is in a container's normalised units.
+    """
+    return stimulus.frames.dtype.kind in "iu" and stimulus.offset not in (0.0, stimulus.blank_value)
 
 
 def _movie(
