@@ -73,11 +73,11 @@ def sizes_of(experiment: str) -> dict[str, Any]:
         "n_neurons_dict": {"a": n_neurons},
         "mean_activity_dict": {"a": torch.full((n_neurons,), 0.7)},
         "neurons_dict": {"a": {"cell_type": ["x", "x", "y"]}},
+        "n_trials_dict": {"a": N_TRIALS},
     }
     if shows_images(experiment):
         place = torch.linspace(0, 600, n_neurons)
         sizes["neurons_dict"] = {"a": {"position_x_um": place.tolist(), "position_y_um": place.flip(0).tolist()}}
-        sizes["n_trials_dict"] = {"a": N_TRIALS}
         sizes["typical_context"] = {"a": {name: values[0, 0] for name, values in context_of(n_neurons, 1).items()}}
     return sizes
 
@@ -147,7 +147,7 @@ def take_one_step(
 ) -> tuple[dict[str, float], dict[str, Tensor | None]]:
     """Take one optimiser step and one validation; return what was logged, and the gradient of every parameter."""
     kept = KeepGradients()
-    batches = torch.utils.data.DataLoader([batch_of(model)], batch_size=None)  # type: ignore[arg-type]
+    batches: Any = torch.utils.data.DataLoader([batch_of(model)], batch_size=None)  # type: ignore[arg-type]
     settings = {name: value for name, value in trainer_settings.items() if name != "num_processes"}
     trainer = pl.Trainer(
         **settings | {"max_epochs": 1, "accumulate_grad_batches": 1, "gradient_clip_val": None},

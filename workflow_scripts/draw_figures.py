@@ -11,6 +11,7 @@ from coread.failure import reported_errors
 from coread.insilico.receptive_fields import read_receptive_fields
 from coread.models.member import load_member
 from coread.plotting import write_figures
+from coread.plotting.learned import draw_learned
 from coread.recording import read_recordings
 
 
@@ -30,14 +31,15 @@ def main() -> None:
 
     predictions = [read_predictions(path, lazy=True) for path in arguments.predictions]
     histories = (pd.read_csv(path) for path in arguments.histories)
+    recordings = read_recordings(arguments.recordings, load_frames=False)
     write_figures(
         arguments.output,
         scores=read_scores(arguments.scores),
         histories={member.name: history for member, history in zip(predictions, histories, strict=True)},
-        recordings=read_recordings(arguments.recordings, load_frames=False),
+        recordings=recordings,
         predictions=predictions,
         fields=read_receptive_fields(arguments.fields[0]) if arguments.fields else None,
-        members=[load_member(path) for path in arguments.models],
+        learned=draw_learned(recordings, [load_member(path) for path in arguments.models]),
     )
 
 

@@ -10,6 +10,7 @@ from coread.recording_checks import RecordingError
 
 CHUNK_VALUES = 2**22  # values looked at at a time: 16 MiB of float32
 N_SAMPLE = 100_000  # values from which the step of an even grid is guessed
+N_LEVELS = 2**16  # at most, of an even grid
 N_BISECTIONS = 80  # beyond the precision of float64
 
 Release = Callable[[], object]
@@ -100,19 +101,21 @@ def _as_float16(frames: np.ndarray, release: Release) -> np.ndarray | None:
 def _guessed_steps(survey: _Survey) -> list[int]:
     """Return how many steps an even grid of at most 2^16 levels may have from the lowest to the highest value."""
     above = survey.sample.astype(np.float64) - survey.low
-    if not 2 <= len(above) <= 2**16:
+    if not 2 <= len(above) <= N_LEVELS:
         return []
     guesses = []
     # rounding to float32 blurs the steps between neighbours: the smallest or the typical one is near the true one
     for neighbours in (np.diff(above).min(), np.median(np.diff(above))):
         step, span = float(neighbours), 16
+        if float(above[-1]) > 2 * N_LEVELS * step:  # too fine, and a fit would change it little
+            continue
         while span * step < above[-1]:  # a step within 3% counts the near levels, whose fit then counts farther ones
             near = above[above < span * step]
             level = np.rint(near / step)
             step = float(near @ level) / float(level @ level) if level.any() else step
             span *= 4
         guesses.append(round((survey.high - survey.low) / step))
-    return [n_steps for n_steps in dict.fromkeys(guesses) if n_steps < 2**16]
+    return [n_steps for n_steps in dict.fromkeys(guesses) if n_steps < N_LEVELS]
 
 
 def _on_even_grid(frames: np.ndarray, survey: _Survey, n_steps: int, release: Release) -> Stored | None:

@@ -14,7 +14,7 @@ from coread.models.member import Member
 from coread.modules.modulator import HistoryStateGainModulator
 from coread.plotting import write_figures
 from coread.plotting.images import draw_image_responses
-from coread.plotting.learned import LEARNED_FIGURES, LearnedSession, draw_gain, draw_shifter
+from coread.plotting.learned import LEARNED_FIGURES, LearnedSession, draw_gain, draw_learned, draw_shifter
 from coread.recording import Recording
 from coread.report.contents import FIGURES
 
@@ -180,7 +180,7 @@ def test_experiments_on_images_get_the_figures_of_images(
         "predictions": predictions,
         "fields": None,
     }
-    names = {path.name for path in write_figures(tmp_path, **given, members=members)}
+    names = {path.name for path in write_figures(tmp_path, **given, learned=draw_learned(recordings, members))}
     assert names == {"score_distribution", "image_responses", *LEARNED_FIGURES}
     assert names <= FIGURES.keys(), "the report shows all of them"
     assert {path.name for path in write_figures(tmp_path, **given)} == {"score_distribution", "image_responses"}

@@ -112,10 +112,11 @@ def predict(
     names: Sequence[str] = getattr(model, "context_names", ())
     if names and hasattr(model, "members"):
         parts = [
-            predict(part, recording, part.data_info, device=device, batch_bins=batch_bins, bins=bins, labels=labels)  # type: ignore[arg-type]
+            predict(part, recording, part.data_info, device=device, batch_bins=batch_bins, bins=bins, labels=labels)
             for part in model.members  # type: ignore[union-attr]
         ]
-        return np.mean(parts, axis=0, dtype=np.float64).astype(np.float32)
+        mean: Float32[np.ndarray, "bin neuron"] = np.stack(parts).mean(axis=0, dtype=np.float64).astype(np.float32)
+        return mean
     lag = int(model.lag)  # type: ignore[arg-type]
     if batch_bins is None:
         batch_bins = _affordable_bins(recording)
@@ -136,8 +137,8 @@ def predict(
     with evaluating(model), torch.inference_mode():
         for batch in _batches(recording, bins, lag, batch_bins, each_apart=context is not None):
             inputs = stimulus_input(recording, batch.stimulus, batch.frames, statistics, where)
-            known = {} if context is None else context.at(_input_bins(batch, lag), names, where)
-            output = model(inputs, recording.session, **known)
+            told = {} if context is None else context.at(_input_bins(batch, lag), names, where)
+            output = model(inputs, recording.session, **told)
             expected = (len(batch.frames), batch.frames.shape[1] - lag, recording.n_neurons)
             if tuple(output.shape) != expected:
                 raise PredictionError(

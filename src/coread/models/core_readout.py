@@ -94,9 +94,11 @@ class BaseCoreReadout(pl.LightningModule):
         targets: Float[Tensor, "batch time neuron"],
         mask: Bool[Tensor, "batch time"],
     ) -> Float[Tensor, ""]:
-        """Return the loss without penalties; a loss by cell type is told the session's."""
+        """Return the loss without penalties; it is told the cell types or the number of trials if it asks for them."""
         if getattr(self.loss, "uses_cell_types", False):
             return self.loss(output, targets, *self.cell_types(session), mask)
+        if getattr(self.loss, "scale_by_trials", False):
+            return self.loss(output, targets, mask, n_trials=self.data_info.get("n_trials_dict", {}).get(session))
         return self.loss(output, targets, mask)
 
     def cell_types(self, session: str) -> tuple[Int[Tensor, " neuron"], Int[Tensor, " type"]]:

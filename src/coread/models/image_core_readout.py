@@ -5,7 +5,7 @@ from typing import Any
 
 import hydra.utils
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -195,18 +195,6 @@ class ImageCoreReadout(BaseCoreReadout):
             return self.nonlinearity(sums)
         modulator: Any = self.modulator[session]
         return modulator(sums, **{name: context.get(name) for name in modulator.context_names})
-
-    def data_loss(
-        self,
-        output: Float[Tensor, "batch time_out neuron"],
-        session: str,
-        targets: Float[Tensor, "batch time neuron"],
-        mask: Bool[Tensor, "batch time"],
-    ) -> Float[Tensor, ""]:
-        """Return the loss without penalties; one that is scaled by the trials of the session is told their number."""
-        if not getattr(self.loss, "scale_by_trials", False):
-            return super().data_loss(output, session, targets, mask)
-        return self.loss(output, targets, mask, n_trials=self.data_info["n_trials_dict"][session])
 
     def penalties(self, data_key: str) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted terms of the penalty by name: `core_`, `readout_`, `shifter_` and `modulator_<term>`."""

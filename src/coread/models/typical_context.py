@@ -3,8 +3,8 @@
 Every variable is held at its mean over the training bins, the order in time at the middle of the session.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ def typical_context(model: "BaseCoreReadout | nn.Module", session: str, batch: i
     """
     if not (names := getattr(model, "context_names", ())):
         return {}
-    known = model.data_info.get("typical_context", {}).get(session, {})
+    info: Any = model.data_info
+    known: Mapping[str, Any] = info.get("typical_context", {}).get(session, {})
     if missing := [name for name in names if name not in known]:
         raise ValueError(
             f"session {session!r}: the model wants {missing}, of which it keeps no mean over training bins"

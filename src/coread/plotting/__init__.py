@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -14,9 +13,6 @@ from coread.plotting.scores import draw_learning_curves, draw_score_distribution
 from coread.plotting.style import Drawing, paper_style, save_drawing
 from coread.plotting.traces import draw_traces
 from coread.recording import Recording
-
-if TYPE_CHECKING:
-    from coread.models.member import Member
 
 __all__ = [
     "Drawing",
@@ -40,13 +36,12 @@ def write_figures(
     recordings: Sequence[Recording],
     predictions: Sequence[MemberPredictions],
     fields: Mapping[str, ReceptiveFields] | None,
-    members: Sequence["Member"] = (),
+    learned: Mapping[str, Drawing | None] | None = None,
 ) -> list[Path]:
     """Draw all figures that the results allow, each as PNG and PDF with its caption as TXT; return PNGs and PDFs.
 
     score_distribution, learning_curves; traces of movies, image_responses of images; receptive_fields where there are
-    any; truth_cosine where they have a known truth; and of the trained `members` of models of images what these have
-    learned: gain, history_kernels, state_loadings, shifter, retinotopy.
+    any; truth_cosine where they have a known truth; and `learned`, the figures of `draw_learned`.
     """
     images = shows_images(recordings)
     drawings = {
@@ -57,23 +52,9 @@ def write_figures(
         "receptive_fields": draw_receptive_fields(fields) if fields else None,
         "truth_cosine": draw_truth_cosine(fields) if fields else None,
     }
-    drawings |= _learned(recordings, members)
+    drawings |= learned or {}
     written = []
     for name, drawing in drawings.items():
         if drawing is not None:
             written += save_drawing(drawing, out_dir / name)
     return written
-
-
-def _learned(recordings: Sequence[Recording], members: Sequence["Member"]) -> dict[str, Drawing | None]:
-    """Draw what models of images have learned; nothing of other models, whose figures do not depend on this code."""
-    if not members or not hasattr(members[0].model, "modulator"):
-        return {}
-    from coread.eval.learned import learned_of_session, true_of_session
-    from coread.plotting.learned import LEARNED_FIGURES, LearnedSession
-
-    sessions = []
-    for recording in recordings:
-        learned = {f"fold{member.fold}_seed{member.seed}": learned_of_session(member, recording) for member in members}
-        sessions.append(LearnedSession(recording, learned, true_of_session(recording)))
-    return {name: draw(sessions) for name, draw in LEARNED_FIGURES.items()}

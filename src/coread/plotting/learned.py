@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from coread.eval.learned import Learned, mean_over_members
+from coread.eval.learned import Learned, learned_of_session, mean_over_members, true_of_session
 from coread.plotting.style import COLORS, FULL_WIDTH_IN, GREY, LIGHT_GREY, Drawing, paper_style
 from coread.recording import Recording
+
+if TYPE_CHECKING:
+    from coread.models.member import Member
 
 MAX_SESSIONS = 6
 MAX_DOTS = 4000  # more say nothing more on paper and make files large
@@ -313,3 +317,14 @@ def _count(sessions: Sequence[LearnedSession]) -> str:
 def _first(sessions: Sequence[LearnedSession], shown: Sequence[LearnedSession]) -> str:
     """Say that not all sessions are drawn."""
     return f" The first {len(shown)} of {len(sessions)} sessions." if len(shown) < len(sessions) else ""
+
+
+def draw_learned(recordings: Sequence[Recording], members: Sequence["Member"]) -> dict[str, Drawing | None]:
+    """Draw what trained models of images have learned: gain, history, state, shifter, retinotopy; nothing of others."""
+    if not members or not hasattr(members[0].model, "modulator"):
+        return {}
+    sessions = []
+    for recording in recordings:
+        learned = {f"fold{member.fold}_seed{member.seed}": learned_of_session(member, recording) for member in members}
+        sessions.append(LearnedSession(recording, learned, true_of_session(recording)))
+    return {name: draw(sessions) for name, draw in LEARNED_FIGURES.items()}

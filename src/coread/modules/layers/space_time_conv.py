@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coread.modules.layers.padding import Sides
+from coread.modules.weight_figures import weight_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,23 +82,22 @@ class SpaceTimeConv(nn.Module):
         It is the best separable filter; the spatial part peaks upwards or, without `spatial_weight_center_positive`,
         the time course does. Raises IndexError for channels that there are not.
         """
-        # here: models are trained where nothing is drawn
-        from coread.plotting.single_weights import draw_filter
-
         filter_ = self.filters()[out_channel, in_channel].detach().float().cpu().numpy()
         title = f"input {in_channel}, output {out_channel}" if add_titles else ""
-        return draw_filter(filter_, title, ticks=not remove_ticks, spatial_peak=spatial_weight_center_positive)
+        draw = weight_figures().draw_filter
+        figure: Figure = draw(filter_, title, ticks=not remove_ticks, spatial_peak=spatial_weight_center_positive)
+        return figure
 
     def save_weight_visualizations(
         self, folder_path: str | Path, file_format: str = "jpg", state_suffix: str = ""
     ) -> None:
         """Draw every filter as `<input channel>_<output channel>[_<state_suffix>].<file_format>` in a folder."""
-        from coread.plotting.single_weights import save_figure
-
         for in_channel in range(self.in_channels):
             for out_channel in range(self.out_channels):
                 figure = self.plot_weights(in_channel, out_channel)
-                save_figure(figure, folder_path, f"{in_channel}_{out_channel}", file_format, state_suffix)
+                weight_figures().save_figure(
+                    figure, folder_path, f"{in_channel}_{out_channel}", file_format, state_suffix
+                )
 
     @staticmethod
     def _unpack(input_: LayerInput) -> tuple[Tensor, str | None]:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coread.modules.nonlinearities import Nonlinearity
+from coread.modules.weight_figures import weight_figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,10 +120,9 @@ class Readout(nn.Module):
 
         Raises IndexError for a neuron that there is not.
         """
-        # here: models are trained where nothing is drawn
-        from coread.plotting.single_weights import draw_neuron
-
-        return draw_neuron(self, neuron_id, axes, titles=add_titles, ticks=not remove_readout_ticks)
+        draw = weight_figures().draw_neuron
+        figure: Figure = draw(self, neuron_id, axes, titles=add_titles, ticks=not remove_readout_ticks)
+        return figure
 
     def save_weight_visualizations(
         self,
@@ -132,11 +132,9 @@ class Readout(nn.Module):
         cell_indices: Sequence[int] | None = None,
     ) -> None:
         """Draw all or some neurons as `neuron_<number>[_<state_suffix>].<file_format>` in a folder."""
-        from coread.plotting.single_weights import save_figure
-
         for neuron in range(self.number_of_neurons()) if cell_indices is None else cell_indices:
             figure = self.plot_weight_for_neuron(neuron)
-            save_figure(figure, folder_path, f"neuron_{neuron}", file_format, state_suffix)
+            weight_figures().save_figure(figure, folder_path, f"neuron_{neuron}", file_format, state_suffix)
 
     @property
     def device(self) -> torch.device:
