@@ -24,13 +24,13 @@ from coread.training import train
 from tests.static_recording import fabricate_static_recording, image_settings, with_other_responses
 
 ROUNDS = {"rounds": {"_target_": "coread.rounds_of_patience.RoundsOfPatience", "rounds": 2, "patience": 1}}
-MODERN = {
+MODERN: dict[str, Any] = {
     "dataloader": image_settings()["dataloader"] | {"cutmix": {"alpha": 1.0, "probability": 0.5}},
     "lr_scheduler": {"_target_": "coread.lr_schedules.warmup_cosine", "_partial_": True, "max_lr": 0.02},
     "training_callbacks": {"average": {"_target_": "coread.weight_average.WeightAverage", "decay": 0.9}},
     "trainer": {"max_epochs": 4, "accumulate_grad_batches": "sessions"},
 }
-PUBLISHED = {
+PUBLISHED: dict[str, Any] = {
     "training_callbacks": ROUNDS,
     "trainer": {"max_epochs": 8, "accumulate_grad_batches": "sessions"},
 }
@@ -88,11 +88,8 @@ def test_responses_of_test_tiers_change_nothing(tmp_path: Path, recipe: dict[str
     for key in ("regressors", "typical_context", "labels", "response_scale", "mean_activity_dict", "stim_mean"):
         assert plain(reference.data_info[key]) == plain(changed.data_info[key]), key
     for one, other in zip(sessions(), altered, strict=True):
-        predictions = [
-            predict(reference.model, one, reference.data_info),
-            predict(changed.model, other, changed.data_info),
-        ]
-        np.testing.assert_array_equal(*predictions)  # inputs of the predictions too
+        expected = predict(reference.model, one, reference.data_info)
+        np.testing.assert_array_equal(predict(changed.model, other, changed.data_info), expected)  # and their inputs
 
 
 # ------------------------------------------------------------------------------------------------------------- resume
@@ -127,7 +124,8 @@ def test_one_step_takes_a_batch_of_every_session(tmp_path: Path) -> None:
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             Count.steps = trainer.global_step
 
-    fit(tmp_path, settings=image_settings(trainer=PUBLISHED["trainer"] | {"max_epochs": 1}), callbacks=[Count()])
+    one_epoch = {"max_epochs": 1, "accumulate_grad_batches": "sessions"}
+    fit(tmp_path, settings=image_settings(trainer=one_epoch), callbacks=[Count()])
     assert Count.steps == 3  # 48 training images of each session in batches of 16
 
 

@@ -19,6 +19,8 @@ from coread.weight_average import WeightAverage
 class Scripted(pl.LightningModule):
     """One weight that grows by the learning rate with every step; its score is read from a list."""
 
+    statistic: Tensor
+
     def __init__(self, scores: list[float], plateau: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
@@ -51,9 +53,9 @@ class Journal(Callback):
         self.rates: list[float] = []
         self.weights: list[float] = []
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-        self.weights.append(float(pl_module.weight.detach()))  # type: ignore[arg-type]
+        self.weights.append(float(pl_module.weight.detach()))
 
 
 def fit(
