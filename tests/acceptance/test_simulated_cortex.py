@@ -21,9 +21,18 @@ from coread.training import train
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(6 * 3600)]
 
 SEEDS = (0, 1, 2)
+SLOW_EFFECTS = ("state", "history", "gain")  # of which the baseline is told nothing
 FOLDS = range(5)
 # factors that are powers of two and change no digit, so that equal means equal to the bit; the wheel counts backwards
-OTHER_UNITS = "{cortex-1-1: {factor: [0.25, 2.0, -8.0]}, cortex-2-1: {factor: [4.0, 0.5, -0.5]}}"
+OTHER_UNITS = "{cortex-1-1: {factor: [0.25, 2.0, -8.0]}}"
+# One session, and what lets a narrow core learn it in minutes, for all experiments alike. Training begins with a plateau at what
+# behaviour explains: the published patience of 5 might end a baseline there, and flatter what is compared with it.
+SMALL = (
+    "data_io.sessions=[cortex-1-1]",
+    "dataloader.batch_size=32",
+    "model.core.hidden_channels=16",
+    "model.core.layers=2",
+)
 
 
 class Laboratory:
@@ -36,14 +45,15 @@ class Laboratory:
 
     def recordings(self, data: str, *overrides: str) -> list[Recording]:
         if (key := (data, *overrides)) not in self.recorded:
-            config = compose("simulated_cortex_baseline", [f"data_io={data}", *overrides])
+            config = compose("simulated_cortex_baseline", [f"data_io={data}", *SMALL, *overrides])
             self.recorded[key] = build_recordings(stage_slice(config, "data")["data_io"])
         return self.recorded[key]
 
     def member(self, experiment: str, data: str, fold: int, seed: int, *overrides: str) -> Member:
         if (key := (experiment, data, fold, seed, *overrides)) not in self.trained:
             of_data = [text for text in overrides if text.startswith("++data_io.")]
-            config = compose(f"simulated_cortex_{experiment}", [f"data_io={data}", *overrides])
+            patience = [] if experiment == "modern" else ["training_callbacks.rounds_of_patience.patience=10"]
+            config = compose(f"simulated_cortex_{experiment}", [f"data_io={data}", *SMALL, *patience, *overrides])
             self.trained[key] = train(
                 stage_slice(config, "train"),
                 self.recordings(data, *of_data),
@@ -99,7 +109,7 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean() - half), float(values.mean() + half)
 
 
-@pytest.mark.parametrize("effect", ["history", "state", "gain"])
+@pytest.mark.parametrize("effect", SLOW_EFFECTS)
 def test_a_change_helps_where_its_cause_is_simulated_and_only_there(laboratory, effect):
     found = {
         data: laboratory.differences(effect, data)
@@ -155,11 +165,16 @@ def test_the_score_of_the_adjusted_normalisation_is_reported(laboratory):
 
 def test_model_4_beats_the_baseline_and_comes_near_the_truth(laboratory):
     data = "simulated_cortex"
-    best = np.concatenate([best_possible_correlation(recording) for recording in laboratory.recordings(data)]).mean()
+    recordings = laboratory.recordings(data)
+    best, best_without = (
+        np.concatenate([best_possible_correlation(recording, without=unknown) for recording in recordings]).mean()
+        for unknown in ((), SLOW_EFFECTS)
+    )
     baseline = np.array([laboratory.score([laboratory.member("baseline", data, 0, seed)], data) for seed in SEEDS])
     model4 = np.array([laboratory.score(laboratory.model4(data, seed), data) for seed in SEEDS])
-    print(f"\nbaseline {baseline.mean():.4f}, Model 4 {model4.mean():.4f}, best possible {best:.4f}")
+    print(f"\nbaseline {baseline.mean():.4f} of {best_without:.4f}, Model 4 {model4.mean():.4f} of {best:.4f} possible")
     print(f"Model 4 over baseline {model4.mean() / baseline.mean() - 1:+.1%}, of the best {model4.mean() / best:.1%}")
+    assert (baseline >= 0.85 * best_without).all()  # it learned what it could, so that beating it means something
     assert (model4 >= 1.15 * baseline).all()
     assert (model4 >= 0.9 * best).all()
     assert model4.max() < best  # nothing knows more than the truth
