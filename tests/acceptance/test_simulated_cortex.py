@@ -25,8 +25,8 @@ SLOW_EFFECTS = ("state", "history", "gain")  # of which the baseline is told not
 FOLDS = range(5)
 # factors that are powers of two and change no digit, so that equal means equal to the bit; the wheel counts backwards
 OTHER_UNITS = "{cortex-1-1: {factor: [0.25, 2.0, -8.0]}}"
-# One session, and what lets a narrow core learn it in minutes, for all experiments alike. Training begins with a plateau
-# at what behaviour explains: the published patience of 5 might end a baseline there, and flatter what is compared with it.
+# One session, and what lets a narrow core learn it in minutes, for all experiments alike. Training begins on a plateau,
+# at what behaviour explains: the published patience of 5 might end a baseline there and flatter the others.
 SMALL = (
     "data_io.sessions=[cortex-1-1]",
     "dataloader.batch_size=32",
