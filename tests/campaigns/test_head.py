@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,19 +109,6 @@ def test_only_an_attempt_that_ended_well_finishes_a_job(
     result = campaign.aftermath([member_job(0, attempts=before, outputs=outputs), member_job(1, needed=False)])
     assert [job.job for job in result.finished] == [MEMBER] * finished
     assert [job.job for job in result.unfinished] == [MEMBER] * (not finished)
-
-
-@pytest.fixture
-def supervised(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A supervisor that runs beside the test."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(campaign.__file__).parent.parent)}
-    command = [sys.executable, "-m", "coread.supervisor", f"logs/{MEMBER}.log", "--", "sleep", "60"]
-    with subprocess.Popen(command, env=environment) as process:
-        while campaign.last_attempt(MEMBER) is None:
-            assert process.poll() is None
-            time.sleep(0.01)
-        yield process
-        process.terminate()
 
 
 def test_running_attempts_are_found_by_their_process(supervised: "subprocess.Popen[bytes]") -> None:

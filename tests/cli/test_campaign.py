@@ -14,8 +14,9 @@ import pytest
 from coread import campaign
 from coread.cli.campaign import main
 from coread.cli.main import main as coread
+from tests.campaigns.conftest import folder, slurm, supervised
+from tests.campaigns.jobs import MEMBER, head_of, member_job
 from tests.fake_slurm import FakeSlurm
-from tests.test_campaign import MEMBER, folder, head_of, member_job, slurm, supervised
 
 __all__ = ["folder", "slurm", "supervised"]
 
@@ -222,7 +223,7 @@ def test_stopping_a_campaign_of_another_machine_names_it(refuses: Says, folder: 
 HEAD = """
 import os, sys, time, signal  # snakemake
 from coread import campaign, orphans
-from tests.test_campaign import head_of
+from tests.campaigns.jobs import head_of
 lock = campaign.hold_lock()
 # said for both: a process of tests that run in the background inherits that Ctrl-C is ignored
 signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[1] == "deaf" else signal.default_int_handler)
