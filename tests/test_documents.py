@@ -22,6 +22,7 @@ import yaml
 
 from coread.cli.main import main
 from coread.config import compose, config_directory, stage_slice
+from coread.data_io.sources import build_recording, list_sessions
 from coread.models import BaseCoreReadout, ExampleCoreReadout, UnifiedCoreReadout, is_model_causal, load_member
 from tests.conftest import REPOSITORY
 from tests.listings import Listing, listings
@@ -40,6 +41,7 @@ NOT_EXECUTED = {
     "coread download": "needs the network: tests/cli/test_download.py runs it against a local server",
     "coread publish": "needs a trained ensemble: tests/models/test_publish.py runs it",
     "coread export-nwb": "needs a recording that the workflow wrote: tests/data_io/test_nwb.py runs it",
+    "coread submission": "needs predictions of trained members: tests/eval/test_competition.py runs it",
     "coread visualize": "needs a trained model of its own: tests/cli/test_visualize.py runs it",
     "jupyter": "tests/test_notebooks.py executes the notebooks",
     "pip": "installs packages from an index",
@@ -338,6 +340,28 @@ def check_models(namespace: Namespace, folder: Path) -> None:
     )
 
 
+def check_cortex(namespace: Namespace, folder: Path) -> None:
+    best = namespace["best"]
+    assert 0.5 < best["gain and history"] < min(best["gain"], best["history"])
+    assert max(best["gain"], best["history"]) < best["nothing"] < 1
+    assert 0 < namespace["recording"].session_info["time_ties"] < namespace["recording"].n_bins
+    config = stage_slice(compose("my_lab_baseline", directory=folder / "configs"), "data")["data_io"]
+    assert list_sessions(config, folder / "my_data") == ["cortex-1-1", "cortex-2-1"]
+    chosen = build_recording(config, "cortex-1-1", folder / "my_data")
+    assert chosen.neurons["unit_id"].tolist() == [2, 6, 11]
+    assert set(chosen.neurons["area"]) == {"V1"}
+    assert (chosen.dataset, chosen.trials["tier"].nunique()) == ("my_lab", 3)
+    overrides = [
+        "++data_io.behaviour.units={cortex-1-1: {factor: [0.25, 2, -8]}}",
+        "data_io.competition_sessions=[cortex-1-1]",
+    ]
+    page = (REPOSITORY / "docs" / "cortex.md").read_text(encoding="utf-8")
+    assert all(f"`{override}`" in page for override in overrides)
+    simulated = compose("simulated_cortex_baseline", overrides).data_io
+    assert list(simulated.behaviour.units["cortex-1-1"].factor) == [0.25, 2, -8]
+    assert list(simulated.competition_sessions) == ["cortex-1-1"]
+
+
 def check_readme(namespace: Namespace, folder: Path) -> None:
     assert len(namespace["member"].history) == 3
     assert set(namespace["member"].data_info["n_neurons_dict"]) == {"retina_0", "retina_1"}
@@ -354,6 +378,7 @@ OWN = [
     Document("docs/data.md", check_data),
     Document("docs/training.md", check_training),
     Document("docs/models.md", check_models, prepare=fabricate_released_model),
+    Document("docs/cortex.md", check_cortex),
     Document("README.md", check_readme, preamble="from pathlib import Path"),
 ]
 

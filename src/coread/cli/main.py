@@ -7,7 +7,7 @@ from coread import __version__
 
 COMMANDS = {
     "train": ("coread.cli.train", "train one member from a Hydra config (--config-name NAME key=value ...)"),
-    "create-data": ("coread.cli.create_data", "write the tutorial's synthetic HDF5 data set into a folder"),
+    "create-data": ("coread.cli.create_data", "write synthetic data: the tutorial's HDF5 files or a simulated cortex"),
     "download": ("coread.cli.download", "bring the published files of a dataset here, verified (--list names them)"),
     "campaign": ("coread.cli.campaign", "status | resume | stop | allow: the workflow running in this folder"),
     "search": ("coread.cli.search", "search hyper-parameters: Optuna draws trials, submitit runs them as jobs"),

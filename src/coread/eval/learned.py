@@ -48,21 +48,20 @@ def has_learned_parts(model: torch.nn.Module) -> bool:
 def learned_of_session(member: "Member", recording: Recording) -> Learned:
     """Return what a member has learned of one of its sessions; the recording must be the one it was trained on.
 
-    Positions follow from those in the core's output, whose middle is taken for the middle of the image: exact for cores
-    without padding or stride. Raises ContextError where a gain or shift needs regressors that the member does not keep.
+    Raises ContextError where a gain or shift needs regressors that the member does not keep.
     """
     model: Any = member.model.eval()
     session = recording.session
     parts: dict[str, Any] = {}
     readout = model.readout[session]
     if hasattr(readout, "mu"):
-        parts["position_px"] = _in_pixels(_array(readout.mu).reshape(-1, 2), readout, recording, centred=True)
+        parts["position_px"] = _in_pixels(_array(readout.mu).reshape(-1, 2), model, session, are_places=True)
     if session in model.shifter:
         pupil = bind_context(recording, member.data_info).at(
             np.arange(recording.n_bins)[:, None], ["pupil_center"], model.device
         )
         shift = _array(model.shifter[session](pupil["pupil_center"][:, 0]))
-        parts["shift_px"] = _in_pixels(shift, readout, recording, centred=False)
+        parts["shift_px"] = _in_pixels(shift, model, session, are_places=False)
     if session in model.modulator:
         modulator = model.modulator[session]
         if modulator.has_smoother or modulator.has_causal_gain:
@@ -131,14 +130,15 @@ def _mean_power(gain: Float[np.ndarray, "trial"], exponent: Float[np.ndarray, "n
 
 
 def _in_pixels(
-    points: Float[np.ndarray, "point 2"], readout: Any, recording: Recording, *, centred: bool
+    points: Float[np.ndarray, "point 2"], model: Any, session: str, *, are_places: bool
 ) -> Float[np.ndarray, "point 2"]:
-    """Return (x, y) of a readout, from -1 to 1 over the core's output, in pixels of the stimulus."""
+    """Return (x, y) of a readout, from -1 to 1 over the core's output, in pixels of the stimulus: places or distances."""
+    readout = model.readout[session]
     size = np.array(readout.in_shape[:1:-1], float)  # width, height of the core's output
-    extent = size - 1 if readout.align_corners else size
-    scaled = points * extent / 2
-    shape = next(iter(recording.stimuli.values())).frames.shape
-    return scaled + (np.array(shape[:1:-1], float) - 1) / 2 if centred else scaled
+    half = (size - 1 if readout.align_corners else size) / 2
+    stride, offset = (np.array(values[::-1]) for values in (model.core.spatial_stride, model.core.spatial_offset))
+    distances = stride * half * points
+    return offset + stride * (size - 1) / 2 + distances if are_places else distances
 
 
 def _array(values: torch.Tensor) -> np.ndarray:

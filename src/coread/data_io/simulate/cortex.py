@@ -108,6 +108,7 @@ class CortexParameters:
             if not isinstance(node, Mapping):
                 raise ValueError(f"data_io.{name}: expected a mapping of keys, found {node!r}")
             object.__setattr__(self, name, parse_parameters(kind, node, f"data_io.{name}"))
+        self.retinotopy.check_fits(self.images.image_shape)
         if self.neurons < 1:
             raise ValueError(f"data_io.neurons: expected 1 or more, found {self.neurons}")
 
@@ -132,7 +133,7 @@ class TrialTable:
 class CortexSession:
     """One simulated session: what is recorded, and the truth behind it; trials are in the order of files."""
 
-    images: UInt8[np.ndarray, "image 144 256"]
+    images: UInt8[np.ndarray, "image screen_y screen_x"]
     trials: TrialTable
     responses: Float32[np.ndarray, "trial neuron"]
     behaviour: Float[np.ndarray, "trial 3"]
@@ -211,7 +212,7 @@ def _draw_trials(show: Presentations, competes: bool, number: int, rng: np.rando
 
 def _draw_images(
     parameters: CortexParameters, competes: bool, rngs: Mapping[str, np.random.Generator]
-) -> UInt8[np.ndarray, "image 144 256"]:
+) -> UInt8[np.ndarray, "image screen_y screen_x"]:
     """Return the images of a session: those shown once, then those of the test, then those of the final test."""
     show, photographs = parameters.presentations, parameters.images
     own = natural_images(photographs.train_photographs, show.train + show.validation, photographs, rngs["images"])

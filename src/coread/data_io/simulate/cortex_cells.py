@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
-from coread.data_io.simulate.cortex_images import IMAGE_SHAPE, seen_images
+from coread.data_io.simulate.cortex_images import image_shape, seen_images
 
 TRIALS_AT_A_TIME = 256
 NEURONS_AT_A_TIME = 512
@@ -24,7 +24,7 @@ class Cells:
     simple_share: float  # of all cells; the others are complex
     orientations: int  # number of preferred orientations, evenly spaced
     phases: int  # number of phases of simple cells, evenly spaced
-    wavelengths_px: Sequence[float]  # of the Gabor filters, in pixels of the 36 x 64 images
+    wavelengths_px: Sequence[float]  # of the Gabor filters, in pixels of the rescaled images
     width: float  # standard deviation of the Gabor's envelope, in wavelengths
     tuning: tuple[float, float]  # standard deviation of the drive by images, in mean responses
     mean_response: tuple[float, float]
@@ -47,18 +47,19 @@ class Retinotopy:
     curvature: float  # how far the map bends: 0 is linear
     jitter_px: float  # standard deviation of receptive fields around the map, per axis
 
-    def __post_init__(self) -> None:
+    def check_fits(self, shape: tuple[int, int]) -> None:
+        """Raise ValueError if the map leaves images of this height and width."""
         corners = [np.array(self.center_px) + sign * np.array(self.extent_px) / 2 for sign in (-1, 1)]
-        if min(self.extent_px) <= 0 or (corners[0] < 0).any() or (corners[1] > np.array(IMAGE_SHAPE) - 1).any():
+        if min(self.extent_px) <= 0 or (corners[0] < 0).any() or (corners[1] > np.array(shape) - 1).any():
             raise ValueError(
                 f"data_io.retinotopy: receptive fields around {list(self.center_px)} with the extent "
-                f"{list(self.extent_px)} are not all in images of {IMAGE_SHAPE}"
+                f"{list(self.extent_px)} are not all in images of {shape}"
             )
 
 
 @dataclass(frozen=True)
 class Population:
-    """The cells of one session; receptive fields are (y, x) in pixels of the 36 x 64 images."""
+    """The cells of one session; receptive fields are (y, x) in pixels of the rescaled images."""
 
     position_um: Float[np.ndarray, "neuron 3"]
     center_px: Float[np.ndarray, "neuron 2"]
@@ -102,9 +103,11 @@ def retinotopic_map(
     return retinotopy.center_px + np.array(retinotopy.extent_px) / 2 * unit
 
 
-def gabor_filters(population: Population, quarter_turns: int) -> Float32[np.ndarray, "neuron pixel"]:
+def gabor_filters(
+    population: Population, shape: tuple[int, int], quarter_turns: int
+) -> Float32[np.ndarray, "neuron pixel"]:
     """Return every cell's Gabor filter of unit norm and zero mean, with a phase later by quarters of a cycle."""
-    y, x = np.meshgrid(*(np.arange(size, dtype=np.float32) for size in IMAGE_SHAPE), indexing="ij")
+    y, x = np.meshgrid(*(np.arange(size, dtype=np.float32) for size in shape), indexing="ij")
     filters = np.empty((len(population.phase), y.size), np.float32)
     for start in range(0, len(filters), NEURONS_AT_A_TIME):
         chosen = slice(start, start + NEURONS_AT_A_TIME)
@@ -125,12 +128,12 @@ def gabor_filters(population: Population, quarter_turns: int) -> Float32[np.ndar
 class CellBank:
     """The filters of a population, kept to be applied to image after image."""
 
-    def __init__(self, population: Population) -> None:
+    def __init__(self, population: Population, shape: tuple[int, int]) -> None:
         self.complex = ~population.is_simple
-        self.filters = gabor_filters(population, 0).T.copy()
-        self.quadrature = gabor_filters(_subset(population, self.complex), 1).T.copy()
+        self.filters = gabor_filters(population, shape, 0).T.copy()
+        self.quadrature = gabor_filters(_subset(population, self.complex), shape, 1).T.copy()
 
-    def __call__(self, seen: Float32[np.ndarray, "trial 36 64"]) -> Float32[np.ndarray, "trial neuron"]:
+    def __call__(self, seen: Float32[np.ndarray, "trial height width"]) -> Float32[np.ndarray, "trial neuron"]:
         """Return what simple and complex cells answer to a contrast."""
         flat = seen.reshape(len(seen), -1)
         linear = flat @ self.filters
@@ -141,7 +144,7 @@ class CellBank:
 
 def image_drive(
     population: Population,
-    images: UInt8[np.ndarray, "image 144 256"],
+    images: UInt8[np.ndarray, "image screen_y screen_x"],
     image: Int[np.ndarray, "trial"],
     eye_px: Float[np.ndarray, "trial 2"],
     training: Bool[np.ndarray, "trial"],
@@ -150,7 +153,7 @@ def image_drive(
 
     In training trials the mean of the drive is 1 and its deviation the cell's tuning.
     """
-    bank = CellBank(population)
+    bank = CellBank(population, image_shape(images.shape[1:]))
     drive = np.empty((len(image), len(population.phase)), np.float32)
     for start in range(0, len(image), TRIALS_AT_A_TIME):
         chosen = slice(start, start + TRIALS_AT_A_TIME)

@@ -29,7 +29,7 @@ class Eye:
     """Gaze that wanders between trials and the camera that sees the pupil."""
 
     enabled: bool  # whether receptive fields move with the eye; the pupil moves in any case
-    sd_px: float  # of the 36 x 64 images, per axis
+    sd_px: float  # of the rescaled images, per axis
     correlation_trials: float
     camera_gain: tuple[float, float]  # range of a session's camera units per pixel, drawn per axis
     camera_offset: tuple[float, float]  # range of its camera units for straight gaze

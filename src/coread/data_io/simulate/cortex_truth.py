@@ -72,8 +72,9 @@ def _still_drive(recording: Recording, truth: dict[str, np.ndarray]) -> Float[np
     """Return the drive by the images as an eye that looks straight ahead sees them."""
     names = Population.__dataclass_fields__.keys() - {"position_um"}
     positions = np.full((recording.n_neurons, 3), np.nan)  # not what decides a response
-    bank = CellBank(Population(position_um=positions, **{name: truth[name] for name in names}))
     images = recording.stimuli["images"]
+    population = Population(position_um=positions, **{name: truth[name] for name in names})
+    bank = CellBank(population, images.frames.shape[2:])
     contrast = (np.asarray(images.frames)[:, 0] * images.scale + images.offset) / GREY - 1
     offset, factor = truth["drive_scaling"]
     return (offset + factor * bank(contrast.astype(np.float32)))[recording.frame]

@@ -1,7 +1,9 @@
 """The stacked core of the SENSORIUM baselines: two-dimensional convolutions of single images."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,8 +69,8 @@ class Stacked2dCore(Core):
         stack: layers whose maps are put out: a number n means `layers[n:]`, a list names them, None all.
         depth_separable: depth-separable convolutions in the hidden layers.
         linear: leave out all ELUs.
-        recompute: in training, compute depth-separable convolutions a second time for the gradient instead of keeping
-            the maps between their parts. Changes no number.
+        recompute: in training, compute depth-separable layers but the last a second time for the gradient instead of
+            keeping the maps between their parts. Changes no number.
 
     Raises ValueError for settings that do not fit each other.
 
@@ -194,16 +196,18 @@ class Stacked2dCore(Core):
         return outputs[self.stack[0]] if len(self.stack) == 1 else torch.cat([outputs[i] for i in self.stack], dim=1)
 
     def _run_layer(self, number: int, x: Tensor, planes: Tensor | None) -> Tensor:
-        convolution, *others = self.features[number].children()
+        layer: Any = self.features[number]
+        convolution, *others = layer.children()
         if number == 0:
             x = self._first_convolution(x, planes)
-        elif self.recompute and isinstance(convolution, DepthSeparableConv2d) and torch.is_grad_enabled():
-            x = checkpoint(convolution, x, use_reentrant=False, preserve_rng_state=False)
-        else:
-            x = convolution(x)
-        for module in others:
-            x = module(x)
-        return x
+            for module in others:
+                x = module(x)
+            return x
+        again = self.recompute and isinstance(convolution, DepthSeparableConv2d) and torch.is_grad_enabled()
+        if again and number < len(self.features) - 1:  # the gradient begins with the last layer, while all else is kept
+            contexts = partial(_contexts_of_both_passes, layer)
+            return checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        return layer(x)
 
     def _first_convolution(self, x: Tensor, planes: Tensor | None) -> Tensor:
         """Return the maps of layer 0; without padding, a plane adds the same to all pixels and is not convolved."""
@@ -258,3 +262,22 @@ def _stacked_layers(stack: int | Sequence[int] | None, n_layers: int) -> list[in
     if not chosen or not all(-n_layers <= i < n_layers for i in chosen):
         raise ValueError(f"stack {stack} chooses none, or more than there are, of {n_layers} layers")
     return [numbers[i] for i in chosen]
+
+
+def _contexts_of_both_passes(layer: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _running_statistics_kept(layer)
+
+
+@contextmanager
+def _running_statistics_kept(layer: nn.Module) -> Iterator[None]:
+    """Let batch norm remember nothing of a second pass over a batch that it has seen already."""
+    norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0  # of the present batch in the running statistics
+        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, tracked) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-SEEN_AT_ONCE = {"cpu": 2**22, "other": 2**26}  # values (sample, channel, neuron), by type of device
+SEEN_AT_ONCE = {"cpu": 2**20, "other": 2**26}  # values (sample, channel, neuron), by type of device
 
 
 def look_at_points(
