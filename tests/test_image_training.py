@@ -15,11 +15,12 @@ from coread.data_io.splits import TRAIN
 from coread.eval.predictions import predict, predict_member
 from coread.models.core_readout import is_model_causal
 from coread.models.ensemble import EnsembleModel
-from coread.models.extension import add_sessions
+from coread.models.extension import CoreMismatchError, add_sessions, model_digest
 from coread.models.member import Member, load_member
 from coread.models.pretrained.folder import read_member
 from coread.models.pretrained.safe_pickle import CheckpointError
 from coread.models.publish import Statement, publish
+from coread.models.typical_context import respond_typically, typical_context
 from coread.training import train
 from tests.static_recording import fabricate_static_recording, image_settings, with_other_responses
 
@@ -206,6 +207,22 @@ def test_an_ensemble_is_the_mean_of_members_with_maps_of_their_own(member: Membe
     np.testing.assert_allclose(found, np.mean(parts, axis=0), rtol=1e-5, atol=1e-6)
 
 
+def test_members_of_an_ensemble_are_told_their_own_means(member: Member, tmp_path: Path) -> None:
+    other = fit(tmp_path, fold=2, seed=101)
+    ensemble = EnsembleModel(member.model, other.model).eval()
+    stimulus = torch.randn(ensemble.stimulus_shape(1, 3))
+    with torch.no_grad():
+        own = []
+        for part in ensemble.members:
+            (factor, offset) = EnsembleModel._between(member.model, part)
+            scale = [model.data_info["response_scale"]["mouse-1-1"] for model in (part, member.model)]
+            own.append(respond_typically(part, stimulus * factor + offset, "mouse-1-1") * (scale[0] / scale[1]))
+        together = respond_typically(ensemble, stimulus, "mouse-1-1")
+        torch.testing.assert_close(together, torch.stack(own).mean(0))
+        with pytest.raises(ValueError, match="states of the network of their own"):
+            ensemble(stimulus, "mouse-1-1", **typical_context(member.model, "mouse-1-1", 3, 1))
+
+
 # ---------------------------------------------------------------------------------------- files, causality, extension
 
 
@@ -246,8 +263,6 @@ def test_a_new_session_gets_every_part_on_the_same_core(member: Member, tmp_path
 
 
 def test_members_can_start_from_a_trained_core_of_images(member: Member, tmp_path: Path) -> None:
-    from coread.models.extension import model_digest
-
     path = tmp_path / "model.ckpt"
     member.save(path)
     start = {"_target_": "coread.models.extension.PretrainedCore", "model": "old", "sha256": model_digest(path)}
@@ -255,6 +270,12 @@ def test_members_can_start_from_a_trained_core_of_images(member: Member, tmp_pat
     new = fit(tmp_path / "new", [fabricate_static_recording("mouse-3-1", seed=2)], settings, model_files={"old": path})
     old = member.model.core.state_dict()
     assert all(torch.equal(value, old[name]) for name, value in new.model.core.state_dict().items())
+    regressors = image_settings()["regressors"]
+    assert regressors["behaviour"]["scheme"] == "unit_range"
+    settings = image_settings(pretrained_core=start, regressors=regressors | {"behaviour": {"scheme": "std"}})
+    told = r"trained with \|?pupil.*\|running_speed\|; the new sessions have .*, running_speed: choose the `regressors`"
+    with pytest.raises(CoreMismatchError, match=told):
+        fit(tmp_path / "std", [fabricate_static_recording("mouse-3-1", seed=2)], settings, model_files={"old": path})
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
@@ -270,6 +291,7 @@ def test_members_can_start_from_a_trained_core_of_images(member: Member, tmp_pat
             {"regressors": None},
             r"the model wants \['behaviour', .*\] beside the stimulus, but .*regressors: default",
         ),
+        (None, {"training_callbacks": {"rounds": {"patience": 3}}}, r"training_callbacks\.rounds has no _target_"),
         (None, {"regressors": image_settings()["regressors"] | {"history": None}}, r"set regressors\.history"),
     ],
 )

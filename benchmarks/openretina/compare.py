@@ -35,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
         "openretina": [],
     },
     "liu_2017": {
-        "experiment": "liu_2017",
+        "experiment": "liu_2017_two_layers",
         "test_names": ["frozen"],
         "coread": [],
         "openretina": [

@@ -38,7 +38,7 @@ from coread.models.member import Member, build_model, session_sizes
 from coread.provenance import code_version
 from coread.recording import Recording
 from coread.signatures import GROUP_MODULES
-from coread.training_checks import check_causality, check_quality, check_sessions
+from coread.training_checks import check_causality, check_quality, check_sessions, make_callbacks
 
 if TYPE_CHECKING:
     from coread.data_io.regressors.session import SessionContext
@@ -97,7 +97,7 @@ def train(
         label: _session_windows(settings, recordings, label, model, fitted, _device(accelerator, ranks))
         for label in (TRAIN, VALIDATION)
     }
-    stoppers = [hydra.utils.instantiate(callback) for callback in settings["training_callbacks"].values()]
+    stoppers = make_callbacks(settings["training_callbacks"])
     # early stopping per cell keeps the best weights itself
     keep_best = next((stopper for stopper in stoppers if isinstance(stopper, KeepBest)), KeepBest())
     curve = LearningCurve()
@@ -203,6 +203,8 @@ def _prepare(
         names = untrained.context_names
         contexts, kept = context.fit_contexts(recordings, labels, statistics, settings["regressors"], names)
         sizes |= kept
+        if trained_core is not None:
+            trained_core.check_behaviour(kept["regressors"])
     model = build_model(settings, sizes | _fitted(statistics))
     if trained_core is not None:
         trained_core.put_into(model)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import hydra.utils
 import numpy as np
 from jaxtyping import Int8
 
@@ -34,6 +35,16 @@ def check_sessions(recordings: Sequence[Recording]) -> None:
     }
     if len(set(shapes.values())) > 1:
         raise ValueError(f"all stimuli must share (channel, height, width), found {shapes}")
+
+
+def make_callbacks(nodes: Mapping[str, Any]) -> list[Any]:
+    """Return the callbacks of `training_callbacks`; raises ValueError for an entry that does not say what it is."""
+    if nameless := [name for name, node in nodes.items() if "_target_" not in (node or {})]:
+        raise ValueError(
+            f"training_callbacks.{nameless[0]} has no _target_: its settings {nodes[nameless[0]]} belong to a callback "
+            "that this experiment does not have"
+        )
+    return [hydra.utils.instantiate(node) for node in nodes.values()]
 
 
 def check_causality(model: BaseCoreReadout, settings: Mapping[str, Any]) -> None:

@@ -26,6 +26,21 @@ def test_the_long_cycler_visits_sessions_in_turn_until_the_longest_is_through():
         assert {batch for key, batch in batches if key == session} == set(loader)
 
 
+class Redrawn(list):
+    """Batches that tell of which pass they are."""
+
+    def again(self, number: int) -> list[tuple[int, int]]:
+        return [(number, batch) for batch in self]
+
+
+def test_later_passes_over_a_short_session_are_drawn_anew():
+    cycler = LongCycler({"long": list(range(5)), "short": Redrawn([0, 1])}, shuffle=False)
+    short = [batch for session, batch in cycler if session == "short"]
+    assert short == [0, 1, (1, 0), (1, 1), (2, 0)]
+    shared = SharedCycler(cycler, 0, 1)
+    assert [batch for session, batch, _ in shared if session == "short"] == short
+
+
 @pytest.mark.parametrize("cycler", [LongCycler(LOADERS, shuffle=False), ShortCycler(LOADERS)])
 def test_a_cycler_can_be_iterated_again(cycler):
     assert list(cycler) == list(cycler)
@@ -80,7 +95,7 @@ def test_a_shuffled_cycler_draws_an_order_of_sessions_in_every_pass() -> None:
     torch.manual_seed(3)
     assert list(cycler) == one
     torch.manual_seed(3)
-    assert [(session, cycler.loaders[session][index]) for session, index in cycler.order()] == one
+    assert [(session, cycler.batch(session, turn)) for session, turn in cycler.order()] == one
 
 
 def test_ranks_cannot_share_a_cycler_that_shuffles() -> None:

@@ -108,6 +108,18 @@ def test_random_windows_move_and_train_bins_alone_count(make_recording):
     assert set(np.flatnonzero(labels == TRAIN)) <= set(bins[masks])
 
 
+def test_later_passes_of_an_epoch_are_drawn_anew_and_reproducibly(make_recording):
+    windows, _, _ = make_windows(make_recording(trial_length=100))
+    one, same, other = (windows.shuffled(np.random.default_rng(seed)) for seed in (0, 0, 1))
+    later = [one.again(1), one.again(2), other.again(1)]
+    starts = [batches.windows.first.tolist() for batches in (one, *later)]
+    assert len({tuple(first) for first in starts}) == 4
+    assert {len(batches) for batches in (one, *later)} == {len(one)}
+    assert same.again(2).windows.first.tolist() == starts[2]
+    in_order = windows.in_order()
+    assert in_order.again(1) is in_order
+
+
 def test_runs_stop_at_trial_borders(make_recording):
     recording = make_recording(n_trials=3, trial_length=10, n_repeats=1, test_length=4)
     runs = find_runs(recording, np.full(34, TRAIN, np.int8), TRAIN)

@@ -15,6 +15,8 @@ from coread.data_io.readers.sensorium_2022_images import rescale
 from coread.data_io.sensorium_layout import write_session
 from coread.data_io.sources import build_recording, list_sessions, source_files
 from coread.data_io.splits import TEST, TRAIN, UNUSED, label_bins
+from coread.eval.competition import withheld_tiers
+from coread.eval.repeats import align_repeats
 from coread.recording import RecordingError, content_digest, read_recording, write_recording
 from tests.published_data.sensorium_2022 import KEY, npy, toy_session, write_changed
 
@@ -254,6 +256,48 @@ def test_one_withheld_tier_leaves_the_other(tmp_path):
     assert (label_bins(recording, PUBLISHED, 0, 0)[session.tiers == "test"] == TEST).all()
 
 
+def test_a_withheld_tier_stays_so_beside_a_published_one_of_the_same_meaning(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    session = toy_session()
+    hidden, published = session.tiers == "final_test", session.tiers == "test"
+    tiers = np.select([hidden, published], ["test", "oracle"], session.tiers)
+    responses = np.where(hidden[:, None], 0, session.responses)
+    recording = build(replace(session, tiers=tiers, responses=responses), tmp_path, tiers={"oracle": "test"})
+    assert (recording.trials["tier"][hidden | published] == "test").all()
+    assert np.array_equal(recording.trials["withheld"], hidden)
+    assert np.array_equal(recording.valid, ~hidden)
+    assert np.isnan(recording.responses[hidden]).all()
+    assert np.array_equal(recording.responses[published], session.responses[published])
+    labels = label_bins(recording, PUBLISHED, 0, 0)
+    assert (labels[hidden] == UNUSED).all()
+    assert (labels[published] == TEST).all()
+    scored = align_repeats(recording, labels == TEST)["images"]
+    assert np.array_equal(np.sort(scored.ravel()), np.flatnonzero(published))
+    assert withheld_tiers(recording) == ["test"]
+    assert "responses are withheld and masked in {'test': 6}" in caplog.text
+    assert "every response is 0" not in caplog.text
+
+
+def test_zeros_and_missing_values_side_by_side_are_no_responses(tmp_path):
+    session = toy_session()
+    hidden = session.tiers == "test"
+    session.responses[hidden] = 0
+    session.responses[hidden, 2] = np.nan
+    assert np.array_equal(build(session, tmp_path).trials["withheld"], hidden)
+
+
+def test_neurons_that_are_not_chosen_tell_what_is_withheld_too(tmp_path, caplog):
+    session = toy_session()
+    responses = session.responses.copy()
+    responses[session.tiers == "test", 0] = 0
+    changed = replace(session, responses=responses)
+    recording = build(changed, tmp_path, neuron_ids={KEY: [int(session.unit_ids[0])]})
+    assert not recording.trials["withheld"].any()
+    assert recording.valid.all()
+    assert np.array_equal(recording.responses, responses[:, :1])
+    assert "every response is 0" not in caplog.text
+
+
 def test_a_silent_trial_is_a_response(tmp_path, caplog):
     session = toy_session()
     responses = session.responses.copy()
@@ -315,6 +359,63 @@ def test_the_published_response_scale_has_its_floor_over_all_neurons(tmp_path):
     np.testing.assert_allclose(recording.session_info["published_response_scale"], expected)
 
 
+# --------------------------------------------------------------------------------------------------------- ids of files
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        (lambda ids: np.char.add("n0144_", ids.astype(str)), lambda ids: [f"n0144_{number}" for number in ids]),
+        (lambda ids: np.char.add("n0144_", ids.astype(str)).astype("S"), lambda ids: [f"n0144_{n}" for n in ids]),
+        (lambda ids: ids.astype(str), lambda ids: ids.tolist()),
+        (lambda ids: ids.astype(float), lambda ids: ids.tolist()),
+    ],
+    ids=["text", "bytes", "numbers as text", "whole floats"],
+)
+def test_image_ids_are_those_of_the_files(tmp_path, written, kept):
+    session = toy_session()
+    changed = {"meta/trials/frame_image_id.npy": npy(written(session.image_ids))}
+    write_changed(session, tmp_path, changed, zipped=True)
+    recording = build_recording(OWN, KEY, tmp_path)
+    assert recording.trials["image_id"].tolist() == kept(session.image_ids)
+    write_recording(recording, tmp_path / "packed.h5")
+    assert content_digest(read_recording(tmp_path / "packed.h5")) == content_digest(recording)
+
+
+def test_without_image_ids_the_rows_of_the_stimulus_stand_for_them(tmp_path):
+    write_changed(toy_session(), tmp_path, {"meta/trials/frame_image_id.npy": None}, zipped=True)
+    recording = build_recording(OWN, KEY, tmp_path)
+    assert recording.trials["image_id"].tolist() == recording.frame.tolist()
+
+
+def test_other_images_under_the_id_of_a_test_image_are_told(tmp_path, caplog):
+    session = toy_session()
+    images = session.images.copy()
+    first = np.flatnonzero((session.tiers == "test") & (session.image_ids == 101))[0]
+    images[first, 0, 0, 0] ^= 1
+    recording = build(replace(session, images=images), tmp_path)
+    assert recording.trials["repeat"][session.image_ids == 101].max() == 1
+    assert f"session {KEY}, tier test shows different images under one image_id: 101;" in caplog.text
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_equal_images_under_an_id_and_training_images_are_no_reason_to_warn(tmp_path, caplog):
+    session = toy_session()
+    same = np.where(session.tiers == "train", 0, session.image_ids)
+    build(replace(session, image_ids=same), tmp_path)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("dtype", ["U", "S"])
+def test_trial_numbers_written_as_text_keep_their_text_and_order_the_trials(tmp_path, dtype):
+    session = toy_session()
+    names = np.array([f"{index:04d}" for index in session.trial_idx])
+    write_changed(session, tmp_path, {"meta/trials/trial_idx.npy": npy(names.astype(dtype))}, zipped=True)
+    recording = build_recording(OWN | {"time_order": "trial_idx"}, KEY, tmp_path)
+    assert recording.trials["trial_id"].tolist() == names.tolist()
+    assert recording.trials["time_order"].tolist() == session.trial_idx.tolist()
+
+
 # -------------------------------------------------------------------------------------------------------- other exports
 
 
@@ -325,7 +426,7 @@ def test_neurons_are_chosen_by_area_layer_and_id(tmp_path):
     assert recording.neurons["unit_id"].tolist() == [3, 7]
     assert np.array_equal(recording.responses, session.responses[:, [1, 3]])
     assert recording.area == "LM, V1"
-    by_id = build_recording(OWN | {"neuron_ids": {KEY: [9, 1], "other": [4]}}, KEY, tmp_path)
+    by_id = build_recording(OWN | {"neuron_ids": {KEY: [9, 1]}}, KEY, tmp_path)
     assert np.array_equal(by_id.responses, session.responses[:, [0, 4]])
     for config, message in (
         ({"areas": ["V2"]}, "data_io.areas names 'V2', the neurons have V1, LM, AL"),
@@ -336,7 +437,21 @@ def test_neurons_are_chosen_by_area_layer_and_id(tmp_path):
             build_recording(OWN | config, KEY, tmp_path)
 
 
-def test_tiers_of_other_exports_are_translated_or_left_out(tmp_path):
+def test_neurons_of_a_session_that_nobody_knows_are_refused(tmp_path):
+    write_session(toy_session(), tmp_path, zipped=True)
+    write_session(toy_session(1, data_key="7-8-9"), tmp_path, zipped=True)
+    typed = OWN | {"neuron_ids": {KEY: [1], "7-8-8": [1]}}
+    for ask in (build_recording, source_files):
+        with pytest.raises(ValueError, match=rf"data_io\.neuron_ids names \['7-8-8'\].*\['{KEY}', '7-8-9'\]"):
+            ask(typed, KEY, tmp_path)
+    # a session of the folder that is not asked for, and one that is but is not there yet
+    for sessions, other in (([KEY], "7-8-9"), ([KEY, "7-8-8"], "7-8-8")):
+        config = OWN | {"sessions": sessions, "neuron_ids": {KEY: [1], other: [1]}}
+        assert build_recording(config, KEY, tmp_path).n_neurons == 1
+
+
+def test_tiers_of_other_exports_are_translated_or_left_out(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     session = toy_session()
     other = np.select([session.tiers == "test", session.tiers == "final_test"], ["oracle", "grating"], session.tiers)
     write_session(replace(session, tiers=other), tmp_path, zipped=True)
@@ -347,6 +462,8 @@ def test_tiers_of_other_exports_are_translated_or_left_out(tmp_path):
     assert (labels[other == "oracle"] == TEST).all()
     assert (labels[other == "grating"] == UNUSED).all()
     assert (labels[other == "train"] == TRAIN).all()
+    assert "trials are left out: {'grating': 6}" in caplog.text
+    assert "withheld" not in caplog.text
     with pytest.raises(ValueError, match=r"data_io\.tiers translates to"):
         build_recording(OWN | {"tiers": {"oracle": "exam"}}, KEY, tmp_path)
 
@@ -409,6 +526,14 @@ def test_exports_without_area_position_and_trial_numbers(tmp_path):
         ),
         ("meta/trials/frame_trial_ts.npy", npy(["NaT"] * 25), "'NaT' of trial 0 is no time such as"),
         ("meta/trials/frame_image_id.npy", npy(np.arange(3)), r"frame_image_id.npy must be of shape \(25,\)"),
+        (
+            "meta/trials/frame_image_id.npy",
+            npy([1.0, 2.0, np.nan, *range(22)]),
+            r"frame_image_id.npy must be whole numbers or text \(trial\), found nan of trial 2 \(float64\)",
+        ),
+        ("meta/trials/frame_image_id.npy", npy([0.5] * 25), "frame_image_id.npy must be whole .* found 0.5 of trial 0"),
+        ("meta/trials/frame_image_id.npy", npy([np.inf] * 25), "frame_image_id.npy must be whole .* found inf of"),
+        ("meta/trials/frame_image_id.npy", npy([True] * 25), r"found True of trial 0 \(bool\)"),
         ("meta/neurons/unit_ids.npy", None, "meta/neurons/unit_ids.npy is missing"),
         ("meta/neurons/unit_ids.npy", npy(np.arange(6)), "data/responses/0.npy must be 6 numbers"),
         ("meta/neurons/area.npy", npy(["V1"] * 4), r"area.npy must be text of shape \(5,\)"),

@@ -22,6 +22,7 @@ from coread.data_io.splits import UNUSED
 from coread.eval.competition import (
     CompetitionError,
     demand,
+    opened_predictions,
     response_scale,
     withheld_tiers,
     write_submission,
@@ -29,6 +30,7 @@ from coread.eval.competition import (
 )
 from coread.eval.competition_check import check_submission
 from coread.eval.predictions import predict_member
+from coread.provenance import file_sha256
 from coread.recording import write_recording
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "configs" / "data_io" / "sensorium_2022.yaml").read_text())
@@ -248,9 +250,17 @@ def packed(recording, tmp_path):
     paths = []
     for seed in (0, 1):
         paths.append(tmp_path / f"predictions{seed}.h5")
-        with h5py.File(paths[-1], "w") as file:
-            file.create_dataset(f"{KEY}/prediction", data=member(recording, seed), chunks=True)
+        write_member(paths[-1], member(recording, seed), seed=seed)
     return tmp_path / f"{KEY}.h5", paths
+
+
+def write_member(path, prediction, *, session=KEY, **identity):
+    """Write what the file of a member holds of one session; an attribute of None is left out."""
+    with h5py.File(path, "w") as file:
+        known = {"experiment": "toy", "fold": 0, "seed": 0} | identity
+        file.attrs.update({name: value for name, value in known.items() if value is not None})
+        file.create_dataset(f"{session}/prediction", data=prediction, chunks=True)
+    return path
 
 
 def test_the_files_of_an_experiment_are_listed(packed, recording, tmp_path):
@@ -273,10 +283,104 @@ def test_an_experiment_without_withheld_responses_has_no_files(session, tmp_path
 
 
 def test_predictions_of_other_sessions_are_named(packed, tmp_path):
-    with h5py.File(tmp_path / "other.h5", "w") as file:
-        file["1-2-3/prediction"] = np.zeros((2, 2))
+    write_member(tmp_path / "other.h5", np.zeros((2, 2)), session="1-2-3")
     with pytest.raises(CompetitionError, match=rf"other.h5: no predictions of session '{KEY}', only of \['1-2-3'\]"):
         write_submissions([packed[0]], [tmp_path / "other.h5"], tmp_path / "out", parquet=False)
+
+
+@pytest.mark.parametrize(
+    ("identity", "message"),
+    [
+        ({"seed": 1}, "predictions1.h5 and .*third.h5: both are fold 0, seed 1 of 'toy'"),
+        (
+            {"experiment": "other"},
+            "several experiments are no ensemble: .*predictions0.h5 of 'toy', .*third.h5 of 'other'",
+        ),
+        ({"fold": None}, "third.h5: does not say whose predictions it holds: no attribute 'fold'"),
+    ],
+)
+def test_only_different_members_of_one_experiment_are_averaged(packed, recording, tmp_path, identity, message):
+    source, predictions = packed
+    third = write_member(tmp_path / "third.h5", member(recording, 2), **({"seed": 2} | identity))
+    with pytest.raises(CompetitionError, match=message):
+        write_submissions([source], [*predictions, third], tmp_path / "out", parquet=False)
+    with pytest.raises(CompetitionError, match=message), opened_predictions([*predictions, third], KEY):
+        pass
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_file_or_a_session_given_twice_is_refused(packed, tmp_path):
+    source, predictions = packed
+    with pytest.raises(CompetitionError, match="predictions0.h5 and .*predictions0.h5: both are fold 0, seed 0"):
+        write_submissions([source], [predictions[0]] * 2, tmp_path / "out", parquet=False)
+    with pytest.raises(CompetitionError, match=rf"both are '{KEY}'"):
+        write_submissions([source, source], predictions, tmp_path / "out", parquet=False)
+
+
+def content(folder):
+    """The bytes of every file below a folder, by its name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_that_cannot_be_submitted_change_nothing(packed, recording, tmp_path):
+    source, predictions = packed
+    negative = member(recording, 2)
+    negative[demand(recording, "final_test").bins] *= -100  # the tier that is written last
+    unfit = write_member(tmp_path / "unfit.h5", negative, seed=2)
+    with pytest.raises(CompetitionError, match=rf"{KEY}/submission_file_final_test.csv: .*negative numbers"):
+        write_submissions([source], [*predictions, unfit], tmp_path / "out", parquet=False)
+    assert content(tmp_path / "out") == {}
+    write_submissions([source], predictions, tmp_path / "out", parquet=False)
+    before = content(tmp_path / "out")
+    with pytest.raises(CompetitionError, match="negative numbers"):
+        write_submissions([source], [unfit], tmp_path / "out", parquet=False)
+    assert content(tmp_path / "out") == before
+
+
+def test_tiers_may_be_written_one_after_another(packed, tmp_path, caplog):
+    source, predictions = packed
+    out = tmp_path / "out"
+    first = write_submissions([source], predictions, out, ["test"], parquet=False)
+    assert not caplog.records
+    second = write_submissions([source], predictions[:1], out, ["final_test"], parquet=False)
+    assert second["tier"].tolist() == ["final_test"]
+    listed = pd.read_csv(out / "files.csv")
+    pd.testing.assert_frame_equal(listed, pd.concat([second, first], ignore_index=True), check_dtype=False)
+    assert listed["members"].tolist() == [1, 2]
+    assert set(content(out)) == {"files.csv", *listed["file"]}
+    assert f"files of earlier calls stay: {first['file'][0]}" in caplog.text
+    (out / first["file"][0]).write_text("edited")  # then it is not what the list says
+    write_submissions([source], predictions, out, ["final_test"], parquet=False)
+    assert pd.read_csv(out / "files.csv")["tier"].tolist() == ["final_test"]
+    assert (out / first["file"][0]).read_text() == "edited"
+
+
+def test_the_other_format_of_a_file_does_not_keep_other_predictions(packed, tmp_path, caplog):
+    source, predictions = packed
+    out, parquet = tmp_path / "out", f"{KEY}/submission_file_live_test.parquet"
+    (out / KEY).mkdir(parents=True)
+    (out / parquet).write_text("mine")
+    table = write_submissions([source], predictions, out, ["test"], parquet=False)
+    assert (out / parquet).read_text() == "mine"
+    assert f"{parquet} stays, but is not of these predictions" in caplog.text
+    # as if it had been written by the call before
+    row = table.assign(file=parquet, sha256=file_sha256(out / parquet))
+    pd.concat([table, row]).to_csv(out / "files.csv", index=False)
+    write_submissions([source], predictions[:1], out, ["test"], parquet=False)
+    assert set(content(out)) == {"files.csv", table["file"][0]}
+
+
+def test_lists_without_experiments_are_read_and_other_tables_stay(packed, tmp_path):
+    source, predictions = packed
+    out = tmp_path / "out"
+    write_submissions([source], predictions, out, ["test"], parquet=False)
+    pd.read_csv(out / "files.csv").drop(columns="experiment").to_csv(out / "files.csv", index=False)
+    write_submissions([source], predictions, out, ["final_test"], parquet=False)
+    assert len(pd.read_csv(out / "files.csv")) == 2
+    (out / "files.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(CompetitionError, match="files.csv: no list of competition files"):
+        write_submissions([source], predictions, out, parquet=False)
+    assert (out / "files.csv").read_text() == "a,b\n1,2\n"
 
 
 def test_the_command_writes_and_checks(packed, tmp_path, capsys):

@@ -25,7 +25,13 @@ def _parser() -> argparse.ArgumentParser:
         "--predictions", type=Path, nargs="+", required=True, help="results/X/fold*/seed*/predictions.h5"
     )
     write.add_argument("--recordings", type=Path, nargs="+", required=True, help="results/data/<dataset>/<session>.h5")
-    write.add_argument("--to", type=Path, required=True, help="folder; every session gets one of its own inside")
+    write.add_argument(
+        "--to",
+        type=Path,
+        required=True,
+        help="folder; every session gets one of its own inside, and what earlier calls wrote of other sessions and "
+        "tiers stays",
+    )
     write.add_argument(
         "--tier",
         nargs="+",
@@ -35,7 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     write.add_argument("--no-parquet", action="store_true", help="only CSV")
     check = actions.add_parser("check", help="say everything that is wrong with files; status 1 if anything is")
     check.add_argument("files", type=Path, nargs="+", metavar="FILE", help="submission_file_{live_test,final_test}.csv")
-    check.add_argument("--recording", type=Path, required=True, help="the session they are for")
+    check.add_argument(
+        "--recording",
+        type=Path,
+        required=True,
+        help="the session they are for, with all its neurons: a recording does not know which data_io left out",
+    )
     check.add_argument("--tier", choices=["test", "final_test"], help="default: as the name of the file says")
     return parser
 

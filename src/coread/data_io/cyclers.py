@@ -1,6 +1,6 @@
 """Orders in which the batches of several sessions are visited, by one process or by several that share them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -36,6 +36,8 @@ def cycle(iterable: Iterable[Item]) -> Iterator[Item]:
 class LongCycler(IterableDataset):
     """Visit sessions in turn until the longest is through; shorter sessions start again: n_sessions x max(len) batches.
 
+    A loader with `again(number)` gives the batches of its later passes, others are iterated anew.
+
     Yields (session, batch), the sessions in the order given or, with `shuffle`, in an order that torch's global
     generator draws at the start of every pass. In a DataLoader (`batch_size=None`) workers share the sessions.
     """
@@ -50,21 +52,29 @@ class LongCycler(IterableDataset):
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         sessions = self._visited()
         running = {session: iter(self.loaders[session]) for session in sessions}
+        passes = dict.fromkeys(sessions, 0)
         for _ in range(self._n_turns()):
             for session in sessions:
                 try:
                     batch = next(running[session])
                 except StopIteration:
-                    running[session] = iter(self.loaders[session])
+                    passes[session] += 1
+                    running[session] = iter(_of_pass(self.loaders[session], passes[session]))
                     batch = next(running[session])
                 yield session, batch
 
     def order(self) -> Iterator[tuple[str, int]]:
-        """Yield (session, index of a batch in its loader) in the order of the visits, without making the batches."""
+        """Yield (session, turn) in the order of the visits, without making the batches."""
         sessions = self._visited()
         for turn in range(self._n_turns()):
             for session in sessions:
-                yield session, turn % len(self.loaders[session])
+                yield session, turn
+
+    def batch(self, session: str, turn: int) -> Any:
+        """Return a session's batch of one turn; its loader's batches must be a sequence."""
+        loader: Any = self.loaders[session]
+        number, index = divmod(turn, len(loader))
+        return _of_pass(loader, number)[index]
 
     def _n_turns(self) -> int:
         return max((len(loader) for loader in self.loaders.values()), default=0)
@@ -97,6 +107,16 @@ class ShortCycler(IterableDataset):
             for index in range(len(self.loaders[session])):
                 yield session, index
 
+    def batch(self, session: str, index: int) -> Any:
+        """Return one batch of a session, whose loader's batches must be a sequence."""
+        loader: Any = self.loaders[session]
+        return loader[index]
+
+
+def _of_pass(loader: Any, number: int) -> Any:
+    """Return what gives a session's batches in pass 0, 1, ... of an epoch."""
+    return loader.again(number) if number and hasattr(loader, "again") else loader
+
 
 def _of_this_worker(loaders: Mapping[str, Batches]) -> list[str]:
     """Return all sessions, or this worker's share of them inside a worker process of a DataLoader."""
@@ -122,9 +142,8 @@ class SharedCycler:
         return -(-len(self.cycler) // self.size)
 
     def __iter__(self) -> Iterator[tuple[str, Any, float]]:
-        loaders: Mapping[str, Sequence[Any]] = self.cycler.loaders  # type: ignore[assignment]
         order = self.cycler.order()
         while step := list(islice(order, self.size)):
             has_one = self.rank < len(step)
             session, index = step[self.rank if has_one else 0]
-            yield session, loaders[session][index], float(has_one)
+            yield session, self.cycler.batch(session, index), float(has_one)

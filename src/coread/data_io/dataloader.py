@@ -8,7 +8,7 @@ Recordings whose frames or responses are lazy h5py datasets are read window by w
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import h5py
 import numpy as np
@@ -142,12 +142,14 @@ class SessionWindows:
         return self.window_length - self.lag
 
     def shuffled(self, rng: np.random.Generator) -> "WindowBatches":
-        """Return one epoch of randomly laid windows in random order."""
+        """Return one epoch of randomly laid windows in random order; `again(number)` of it draws anew."""
         windows = tile_randomly(self.runs, self.n_out, rng)
         order = rng.permutation(len(windows.first))
         # drawn only where it is used, so that other trainings draw what they always drew
         seed = None if self.cutmix is None else int(rng.integers(2**63))
-        return WindowBatches(self, Runs(windows.first[order], windows.stop[order]), seed)
+        batches = WindowBatches(self, Runs(windows.first[order], windows.stop[order]), seed)
+        batches.origin = rng.spawn(1)[0]  # which draws nothing from `rng`
+        return batches
 
     def in_order(self) -> "WindowBatches":
         """Return every bin exactly once, in time order."""
@@ -254,6 +256,7 @@ class WindowBatches:
 
     def __init__(self, session: SessionWindows, windows: Runs, seed: int | None = None) -> None:
         self.session, self.windows, self.seed = session, windows, seed
+        self.origin: np.random.Generator | None = None  # where the draws of later passes come from
 
     def __len__(self) -> int:
         return -(-len(self.windows.first) // self.session.batch_size)
@@ -270,3 +273,11 @@ class WindowBatches:
 
     def __iter__(self) -> Iterator[DataPoint]:
         return (self[index] for index in range(len(self)))
+
+    def again(self, number: int) -> "WindowBatches":
+        """Return pass `number` over the session in the same epoch: as many batches, drawn anew if they are drawn."""
+        if self.origin is None:
+            return self
+        source: Any = self.origin.bit_generator.seed_seq
+        drawn = np.random.SeedSequence(source.entropy, spawn_key=(*source.spawn_key, number))
+        return self.session.shuffled(np.random.default_rng(drawn))

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import h5py
 import numpy as np
@@ -24,13 +25,13 @@ import pandas as pd
 from jaxtyping import Float, Float32, Int
 
 from coread.extras import import_extra
-from coread.provenance import file_sha256, write_text
+from coread.provenance import file_sha256
 from coread.recording import Recording, read_recording
 
 COLUMNS = ("trial_indices", "image_ids", "prediction", "neuron_ids")
 FILE_TIERS: Mapping[str, str] = {"test": "live_test", "final_test": "final_test"}  # tier -> its name in file names
 FORMATS = (".csv", ".parquet")
-LISTED = ("session", "tier", "file", "rows", "neurons", "members", "sha256")
+MEMBER = ("experiment", "fold", "seed")  # what a prediction file says of the member
 BLOCK_ROWS = 256  # trials whose predictions lie in memory together
 CHUNK_CACHE_BYTES = 2**26  # test trials lie scattered: their chunks of a prediction file are decompressed once
 RESPONSE_FLOOR = 0.01  # of the mean standard deviation, as published
@@ -55,7 +56,12 @@ class Demand:
 
     def file_name(self, suffix: str = ".csv") -> str:
         """Return the published name of the file."""
-        return f"submission_file_{FILE_TIERS[self.tier]}{suffix}"
+        return file_name(self.tier, suffix)
+
+
+def file_name(tier: str, suffix: str) -> str:
+    """Return the published name of the file of a tier."""
+    return f"submission_file_{FILE_TIERS[tier]}{suffix}"
 
 
 def demand(recording: Recording, tier: str) -> Demand:
@@ -104,41 +110,66 @@ def write_submissions(
     """Write and check the files of every session in `<folder>/<session>/`, and list them in `<folder>/files.csv`.
 
     `tiers` None writes the tiers whose responses are withheld, else these of every recording. `parquet` None writes
-    Parquet where its package is installed and says in the log where it is not. Returns the list: session, tier, file,
-    rows, neurons, members, sha256. Raises CompetitionError, also for a file that does not pass its check.
+    Parquet where its package is installed and says in the log where it is not. Nothing in the folder changes before
+    every file has passed its check; what earlier calls wrote of other sessions and tiers stays, and stays listed.
+    Returns the list of what was written: session, tier, file, rows, neurons, members, experiment, sha256. Raises
+    CompetitionError, also for a file that does not pass its check.
     """
-    from coread.eval.competition_check import check_submission
+    from coread.eval.competition_folder import LISTED, publish, read_list
 
     if parquet is None and not (parquet := find_spec("pyarrow") is not None):
         log.warning("only CSV is written: Parquet needs the package pyarrow, pip install 'coread[parquet]'")
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = read_list(folder)
     written: list[dict[str, object]] = []
-    for source in recordings:
-        recording = read_recording(source, load_frames=False, load_responses=False, check=False)
-        for tier in withheld_tiers(recording) if tiers is None else tiers:
-            asked = demand(recording, tier)
-            for suffix in FORMATS if parquet else FORMATS[:1]:
-                path = folder / recording.session / asked.file_name(suffix)
-                with opened_predictions(predictions, recording.session) as members:
-                    write_submission(recording, members, tier, path)
-                if problems := check_submission(path, recording, tier):
-                    raise CompetitionError(f"{path}: cannot be submitted: {'; '.join(problems)}")
-                name = path.relative_to(folder).as_posix()
-                counts = (len(asked.bins), len(asked.neuron_ids), len(predictions))
-                facts = (recording.session, tier, name, *counts, file_sha256(path))
-                written.append(dict(zip(LISTED, facts, strict=True)))
-    table = pd.DataFrame(written, columns=list(LISTED))
-    write_text(folder / "files.csv", table.to_csv(index=False, lineterminator="\n"))
+    sources: dict[str, Path] = {}
+    with TemporaryDirectory(prefix=".", dir=folder) as staged:
+        for source in recordings:
+            recording = read_recording(source, load_frames=False, load_responses=False, check=False)
+            if recording.session in sources:
+                raise CompetitionError(f"{sources[recording.session]} and {source}: both are {recording.session!r}")
+            sources[recording.session] = source
+            for tier in withheld_tiers(recording) if tiers is None else tiers:
+                for suffix in FORMATS if parquet else FORMATS[:1]:
+                    written.append(_write_checked(recording, predictions, tier, suffix, Path(staged)))
+        table = pd.DataFrame(written, columns=list(LISTED))
+        publish(Path(staged), folder, table, earlier)
     return table
+
+
+def _write_checked(
+    recording: Recording, predictions: Sequence[Path], tier: str, suffix: str, folder: Path
+) -> dict[str, object]:
+    """Write one file, check it, and return its line of the list."""
+    from coread.eval.competition_check import check_submission
+
+    asked = demand(recording, tier)
+    name = f"{recording.session}/{asked.file_name(suffix)}"
+    with opened_predictions(predictions, recording.session) as members:
+        write_submission(recording, members, tier, folder / name)
+        experiment = str(members[0].file.attrs["experiment"])
+    if problems := check_submission(folder / name, recording, tier):
+        raise CompetitionError(f"{name}: would be no file that can be submitted: {'; '.join(problems)}")
+    return {
+        "session": recording.session,
+        "tier": tier,
+        "file": name,
+        "rows": len(asked.bins),
+        "neurons": len(asked.neuron_ids),
+        "members": len(members),
+        "experiment": experiment,
+        "sha256": file_sha256(folder / name),
+    }
 
 
 @contextmanager
 def opened_predictions(paths: Sequence[Path], session: str) -> Iterator[list[h5py.Dataset]]:
     """Open what each member predicts for one session, (bin, neuron) in recorded units, without reading it.
 
-    Raises CompetitionError that names the file.
+    Raises CompetitionError that names the file, also for files of one member or of several experiments.
     """
     with ExitStack() as stack:
-        opened = []
+        opened: list[h5py.Dataset] = []
         for path in paths:
             try:
                 file = stack.enter_context(h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES))
@@ -147,7 +178,25 @@ def opened_predictions(paths: Sequence[Path], session: str) -> Iterator[list[h5p
             if session not in file or "prediction" not in file[session]:
                 raise CompetitionError(f"{path}: no predictions of session {session!r}, only of {sorted(file)}")
             opened.append(file[session]["prediction"])
+        _check_members(paths, [prediction.file for prediction in opened])
         yield opened
+
+
+def _check_members(paths: Sequence[Path], files: Sequence[h5py.File]) -> None:
+    """Raise CompetitionError unless every file is of another member of one experiment."""
+    experiments: dict[str, Path] = {}
+    members: dict[tuple[str, ...], Path] = {}
+    for path, file in zip(paths, files, strict=True):
+        if absent := [name for name in MEMBER if name not in file.attrs]:
+            raise CompetitionError(f"{path}: does not say whose predictions it holds: no attribute {absent[0]!r}")
+        experiment, fold, seed = member = tuple(str(file.attrs[name]) for name in MEMBER)
+        if member in members:
+            raise CompetitionError(f"{members[member]} and {path}: both are fold {fold}, seed {seed} of {experiment!r}")
+        experiments.setdefault(experiment, path)
+        members[member] = path
+    if len(experiments) > 1:
+        named = ", ".join(f"{path} of {experiment!r}" for experiment, path in experiments.items())
+        raise CompetitionError(f"predictions of several experiments are no ensemble: {named}")
 
 
 def response_scale(recording: Recording) -> Float[np.ndarray, "neuron"]:

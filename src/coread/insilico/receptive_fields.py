@@ -19,7 +19,7 @@ from coread.data_io.statistics import Statistics
 from coread.eval.predictions import evaluating, stimulus_input
 from coread.insilico.gaussian_fit import GaussianFit, fit_gaussians
 from coread.insilico.separable import SeparableParts, biphasic_index, latency_s, separate
-from coread.models.typical_context import typical_context
+from coread.models.typical_context import respond_typically
 from coread.provenance import write_text
 from coread.recording import COMPRESSION, Recording
 
@@ -107,8 +107,7 @@ def response_gradient(
             pair = torch.arange(first, min(first + batch_size, n_neurons * n_samples), device=references.device)
             neuron, sample = pair // n_samples, pair % n_samples
             stimulus = references[sample].requires_grad_()
-            context = typical_context(model, session, len(stimulus), stimulus.shape[2])
-            response = model(stimulus, session, **context)[:, -1]
+            response = respond_typically(model, stimulus, session)[:, -1]
             own = response.gather(1, neuron[:, None]).sum()
             total.index_add_(0, neuron, torch.autograd.grad(own, stimulus)[0])
     return (total / n_samples).flip(2).movedim(1, 2)

@@ -1,6 +1,6 @@
 """Ensembles: the mean prediction of several members."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,18 +74,25 @@ class EnsembleModel(nn.Module):
         self,
         x: Float[Tensor, "batch channel time height width"],
         data_key: str | None = None,
+        *,
+        member_contexts: Sequence[Mapping[str, Tensor]] | None = None,
         **context: Tensor,
     ) -> Float[Tensor, "batch time_out neuron"]:
         """Return the mean prediction for a session, or for all sessions in sorted order if `data_key` is None.
 
-        `context` goes to every member as it is, so it must be in units that the members share: a held behaviour, say.
-        Of a recording, whose context each member makes with maps of its own, use `coread.eval.predictions.predict`.
+        `context` goes to every member as it is, so it must be in units that the members share; `member_contexts` gives
+        each member its own (`coread.models.typical_context.respond_typically`). Of a recording, whose context each
+        member makes with maps of its own, use `coread.eval.predictions.predict`. Raises ValueError for a state of the
+        network that all members are to share: its components have no order that they agree on.
         """
+        if "state" in context and len(self.members) > 1:
+            raise ValueError("the members of an ensemble have states of the network of their own: use member_contexts")
+        contexts = [context] * len(self.members) if member_contexts is None else member_contexts
         sessions = self.readout.readout_keys() if data_key is None else [data_key]
         reference = self._scale(self._models[0], sessions, x)
         predictions = [
-            model(x * factor + offset, data_key, **context) * (self._scale(model, sessions, x) / reference)
-            for model, (factor, offset) in zip(self._models, self._normalisations, strict=True)
+            model(x * factor + offset, data_key, **own) * (self._scale(model, sessions, x) / reference)
+            for model, (factor, offset), own in zip(self._models, self._normalisations, contexts, strict=True)
         ]
         return torch.stack(predictions).mean(dim=0)
 

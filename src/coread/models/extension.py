@@ -82,6 +82,25 @@ class TrainedCore:
                 raise CoreMismatchError(message)
             log.warning(message)
 
+    def check_behaviour(self, regressors: Mapping[str, Any]) -> None:
+        """Compare the behaviour that enters the core with that of new sessions, of which `regressors` are the maps.
+
+        Raises CoreMismatchError for other variables, another order, or another scheme, as far as schemes differ in of
+        which variables they take the magnitude.
+        """
+        if not getattr(self.trained, "behaviour_channels", 0):
+            return
+        old, new = ({_form(maps) for maps in known.values()} for known in (self._regressors(), regressors))
+        if old and new and old != new:
+            raise CoreMismatchError(
+                f"behaviour enters the core of {self.name}, which was trained with {_told(old)}; the new sessions have "
+                f"{_told(new)}: choose the `regressors` of the trained model"
+            )
+
+    def _regressors(self) -> Mapping[str, Any]:
+        known: Mapping[str, Any] = self.trained.data_info.get("regressors", {})
+        return known
+
     def model_settings(self, model: Mapping[str, Any]) -> dict[str, Any]:
         """Return the model node of an experiment with the trained core's architecture in place of its own.
 
@@ -115,6 +134,18 @@ class TrainedCore:
         copy_core(self.trained, model, self.name)
         if self.freeze:
             model.freeze_core()
+
+
+def _form(maps: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
+    """Return the behaviour variables of one session, each with whether its magnitude is taken."""
+    behaviour = maps["behaviour"] or {"variables": (), "magnitude": ()}
+    return tuple(zip(behaviour["variables"], behaviour["magnitude"], strict=True))
+
+
+def _told(forms: set[tuple[tuple[str, bool], ...]]) -> str:
+    return " or ".join(
+        ", ".join(f"|{name}|" if magnitude else name for name, magnitude in form) or "none" for form in sorted(forms)
+    )
 
 
 def model_digest(path: Path) -> str:

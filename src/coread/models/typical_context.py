@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -30,6 +30,21 @@ def mean_context(context: "SessionContext", bins: Int[np.ndarray, "bin"], names:
         for name, values in context.at(bins[start : start + CHUNK_BINS, None], averaged, "cpu").items():
             sums[name] = sums.get(name, torch.zeros(())) + values[:, 0].double().sum(0)
     return means | {name: (total / len(bins)).float() for name, total in sums.items()}
+
+
+def respond_typically(
+    model: nn.Module, stimulus: Float[Tensor, "batch channel time height width"], session: str
+) -> Float[Tensor, "batch time_out neuron"]:
+    """Return a prediction with all else that the model wants held at its means in training.
+
+    Each member of an ensemble gets means of its own: components of a state, say, have no order that members share.
+    """
+    batch, time = len(stimulus), stimulus.shape[2]
+    members: Any = getattr(model, "members", None)
+    if members is None:
+        return model(stimulus, session, **typical_context(model, session, batch, time))
+    contexts = [typical_context(member, session, batch, time) for member in members]
+    return model(stimulus, session, member_contexts=contexts)
 
 
 def typical_context(model: "BaseCoreReadout | nn.Module", session: str, batch: int, time: int) -> dict[str, Tensor]:

@@ -9,14 +9,15 @@ are only kept beside the recording.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float32, Float64, Int
+from jaxtyping import Bool, Float32, Float64, Int, Num
 
 from coread.data_io.readers import sensorium_2022_trials as trials
 from coread.data_io.readers.parameters import reader_parameters
@@ -76,8 +77,8 @@ def list_sessions(config: Mapping[str, Any], data_dir: Path | None) -> list[str]
 
 def source_files(config: Mapping[str, Any], session: str | None, data_dir: Path | None) -> list[Path]:
     """Return the archive of a session, or the files of its folder; there are no shared stimuli."""
-    reader_parameters(Parameters, config)
-    return [] if session is None else session_sources(_found(config, session, data_dir))
+    parameters = reader_parameters(Parameters, config)
+    return [] if session is None else session_sources(_found(config, parameters, session, data_dir))
 
 
 def build_stimuli(config: Mapping[str, Any], data_dir: Path | None) -> dict[str, Stimulus]:
@@ -90,12 +91,12 @@ def build_recording(
 ) -> Recording:
     """Return one session; raises RecordingError naming the file, what was expected and what was found."""
     parameters = reader_parameters(Parameters, config)
-    with SessionFiles(_found(config, session, data_dir)) as files:
+    with SessionFiles(_found(config, parameters, session, data_dir)) as files:
         tiers = trials.read_tiers(files, parameters.tiers)
         members = {key: _members(files, key, len(tiers)) for key in ("images", "responses")}
         neurons, kept, n_neurons = _neurons(files, parameters, session)
-        responses = _rows(files, members["responses"], n_neurons, kept)
-        withheld = trials.withheld_trials(responses, tiers)
+        responses, heard = _responses(files, members["responses"], n_neurons, kept)
+        withheld = trials.withheld_trials(heard, tiers)
         order = trials.read_time_order(files, len(tiers), parameters.time_order)
         stimulus, frame = read_images(
             files, members["images"], rescale_factor(parameters.scale), parameters.image_s, parameters.pixel_deg
@@ -109,9 +110,11 @@ def build_recording(
             "behaviour_names": np.array(list(parameters.behaviour), dtype=object),
             "time_ties": np.array(int(order.tied.sum())),
             "time_ties_resolved_by": np.array([order.resolved_by], dtype=object),
-            "silent_trials": np.array(int((trials.silent_trials(responses) & valid).sum())),
+            "silent_trials": np.array(int((~heard & valid).sum())),
         }
         _report(files.path.name, table, order, info)
+        _report_tiers(files.path.name, table, tiers)
+        _report_images(files.path.name, session, table, frame)
         source = {files.path.name: files.sha256()}
     return Recording(
         dataset=str(config["dataset"]),
@@ -134,8 +137,13 @@ def build_recording(
     )
 
 
-def _found(config: Mapping[str, Any], session: str, data_dir: Path | None) -> Path:
-    return session_file(find_sessions(data_folder(config, data_dir)), session, DESCRIBED)
+def _found(config: Mapping[str, Any], parameters: Parameters, session: str, data_dir: Path | None) -> Path:
+    """Return the folder or archive of a session; raises ValueError where `neuron_ids` names one that nobody knows."""
+    found = find_sessions(data_folder(config, data_dir))
+    known = {*map(str, config.get("sessions") or []), *found}
+    if unknown := sorted(set(parameters.neuron_ids) - known):
+        raise ValueError(f"data_io.neuron_ids names {unknown}, which are not among the sessions {sorted(known)}")
+    return session_file(found, session, DESCRIBED)
 
 
 def _members(files: SessionFiles, key: str, n_trials: int) -> list[str]:
@@ -213,19 +221,32 @@ def _chosen(
 # ------------------------------------------------------------------------------------------------------ arrays by trial
 
 
-def _rows(
-    files: SessionFiles, names: Sequence[str], n_columns: int, kept: Int[np.ndarray, "kept"] | slice = slice(None)
-) -> Float32[np.ndarray, "trial kept"]:
-    """Return the `kept` ones of `n_columns` numbers, one row for every file; raises RecordingError naming the file."""
-    table = np.empty((len(names), n_columns if isinstance(kept, slice) else len(kept)), np.float32)
+def _each_row(
+    files: SessionFiles, names: Sequence[str], n_columns: int
+) -> Iterator[tuple[int, Num[np.ndarray, "column"]]]:
+    """Yield the number and the values of every file; raises RecordingError naming the file that is not `n_columns`."""
     for trial, name in enumerate(names):
         values = files.array(name)
         if values.shape != (n_columns,) or values.dtype.kind not in "iuf":
             raise RecordingError(
                 f"{files.where(name)} must be {n_columns} numbers, found {values.dtype} of shape {values.shape}"
             )
-        table[trial] = values[kept]
-    return table
+        yield trial, values
+
+
+def _responses(
+    files: SessionFiles, names: Sequence[str], n_neurons: int, kept: Int[np.ndarray, "kept"]
+) -> tuple[Float32[np.ndarray, "trial kept"], Bool[np.ndarray, "trial"]]:
+    """Return the responses of the `kept` neurons, and in which trials any neuron of the files has one other than 0.
+
+    The latter is asked of all neurons: a few chosen ones may be silent in a whole tier that is published.
+    """
+    responses = np.empty((len(names), len(kept)), np.float32)
+    heard = np.empty(len(names), bool)
+    for trial, values in _each_row(files, names, n_neurons):
+        responses[trial] = values[kept]
+        heard[trial] = (np.isfinite(values) & (values != 0)).any()
+    return responses, heard
 
 
 def _measured(
@@ -234,7 +255,9 @@ def _measured(
     """Return behaviour or pupil positions as recorded; None where a session has none, hides them as 0 or as NaN."""
     if not files.numbered(key):
         return None
-    table = _rows(files, _members(files, key, n_trials), n_columns)
+    table = np.empty((n_trials, n_columns), np.float32)
+    for trial, values in _each_row(files, _members(files, key, n_trials), n_columns):
+        table[trial] = values
     return table if np.nan_to_num(table).any() else None
 
 
@@ -293,8 +316,23 @@ def _report(name: str, table: pd.DataFrame, order: trials.TimeOrder, info: Mappi
             "%s: %d of %d trials share a time stamp with another; their order is that of %s",
             name, order.tied.sum(), len(table), order.resolved_by,
         )  # fmt: skip
-    if table["withheld"].any():
-        counts = table.loc[table["withheld"], "tier"].value_counts().sort_index().to_dict()
-        log.info("%s: responses are withheld and masked in %s", name, counts)
     if n_silent := int(info["silent_trials"]):
         log.warning("%s: in %d trials every response is 0; they count as recorded", name, n_silent)
+
+
+def _report_tiers(name: str, table: pd.DataFrame, tiers: trials.Tiers) -> None:
+    """Say in the log how many trials of which tiers, by their names in the files, are not used."""
+    withheld = table["withheld"].to_numpy() & ~tiers.left_out
+    for what, rows in (("responses are withheld and masked in", withheld), ("trials are left out:", tiers.left_out)):
+        if rows.any():
+            log.info("%s: %s %s", name, what, dict(sorted(Counter(tiers.named[rows].tolist()).items())))
+
+
+def _report_images(name: str, session: str, table: pd.DataFrame, frame: Int[np.ndarray, "trial"]) -> None:
+    """Warn of image ids whose showings are no repeats of each other, because images are told by their pixels."""
+    for tier, ids in trials.ids_of_several_images(table, frame).items():
+        listed = ", ".join(map(str, ids[:10])) + (f", ... ({len(ids)} in all)" if len(ids) > 10 else "")
+        log.warning(
+            "%s: session %s, tier %s shows different images under one image_id: %s; only showings of equal pixels "
+            "count as repeats", name, session, tier, listed,
+        )  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from coread.data_io.readers.sensorium_2022_files import ANCHOR, SessionFiles, named_array, texts
 from coread.recording import TIERS, RecordingError
@@ -29,8 +29,24 @@ class TimeOrder:
     resolved_by: str
 
 
-def read_tiers(files: SessionFiles, translated: Mapping[str, str | None]) -> Shaped[np.ndarray, "trial"]:
-    """Return the tier of every trial, in this package's names; "" for tiers that are left out.
+@dataclass(frozen=True)
+class Tiers:
+    """The tier of every trial: as the files name it, and in this package's names, "" for tiers that are left out."""
+
+    named: Shaped[np.ndarray, "trial"]
+    meant: Shaped[np.ndarray, "trial"]
+
+    def __len__(self) -> int:
+        return len(self.named)
+
+    @property
+    def left_out(self) -> Bool[np.ndarray, "trial"]:
+        """Whether a trial's tier is left out."""
+        return np.equal(self.meant, "")
+
+
+def read_tiers(files: SessionFiles, translated: Mapping[str, str | None]) -> Tiers:
+    """Return the tier of every trial.
 
     `translated` maps the files' names to train, validation, test, final_test or None; the published names need no
     entry. Raises RecordingError for a name that nobody knows.
@@ -47,7 +63,7 @@ def read_tiers(files: SessionFiles, translated: Mapping[str, str | None]) -> Sha
             f"{files.where(ANCHOR)} names the tiers {unknown}, expected {sorted(known)}; data_io.tiers says what "
             f"others mean: {{{unknown[0]}: test}}, or null to leave their trials out"
         )
-    return np.array([known[tier] for tier in tiers.tolist()])
+    return Tiers(tiers, np.array([known[tier] for tier in tiers.tolist()]))
 
 
 def trial_array(files: SessionFiles, names: tuple[str, ...], n_trials: int) -> tuple[str, np.ndarray] | None:
@@ -97,13 +113,13 @@ def _rank(first: np.ndarray, second: np.ndarray) -> Int[np.ndarray, "trial"]:
 
 
 def _whole_numbers(found: tuple[str, np.ndarray] | None) -> Int[np.ndarray, "trial"] | None:
-    """Return trial numbers, None where they are missing or hidden behind text that is no number."""
+    """Return whole numbers, None where they are missing or hidden behind text that is no number."""
     if found is None:
         return None
     values = found[1]
     if values.dtype.kind in "iu":
         return values.astype(np.int64)
-    if values.dtype.kind == "f" and np.array_equal(values, np.rint(values)):
+    if values.dtype.kind == "f" and np.isfinite(values).all() and np.array_equal(values, np.rint(values)):
         return values.astype(np.int64)
     if values.dtype.kind in "US" and np.char.isdigit(values).all() and np.char.str_len(values).max() < 19:
         return values.astype(np.int64)
@@ -132,30 +148,23 @@ def _moments(values: np.ndarray, where: str) -> np.ndarray:
     return moments
 
 
-def withheld_trials(
-    responses: Float[np.ndarray, "trial neuron"], tiers: Shaped[np.ndarray, "trial"]
-) -> Bool[np.ndarray, "trial"]:
-    """Return the trials of test tiers in which no response of the session is published: all are 0, or none is there.
+def withheld_trials(heard: Bool[np.ndarray, "trial"], tiers: Tiers) -> Bool[np.ndarray, "trial"]:
+    """Return the trials of test tiers in which no response of the session is published: all are 0 or missing.
 
-    A tier is withheld as a whole: a single silent trial beside others that are not is a response.
+    `heard` says in which trials any neuron of the files has a response other than 0. A tier is withheld as a whole: a
+    single silent trial beside others that are not is a response. What counts as one tier is what the files call so:
+    another one that is translated to the same name may be published.
     """
-    absent = np.logical_not(np.isfinite(responses).any(axis=1))
-    nothing = np.logical_or(silent_trials(responses), absent)
     withheld = np.zeros(len(tiers), bool)
-    for tier in HELD_BACK_TIERS:
-        rows = tiers == tier
-        withheld[rows] = nothing[rows].all()
+    for name in np.unique(tiers.named[np.isin(tiers.meant, HELD_BACK_TIERS)]):
+        rows = tiers.named == name
+        withheld[rows] = not heard[rows].any()
     return withheld
-
-
-def silent_trials(responses: Float[np.ndarray, "trial neuron"]) -> Bool[np.ndarray, "trial"]:
-    """Return the trials in which every neuron's response is exactly 0."""
-    return np.logical_not(responses.any(axis=1))
 
 
 def trial_table(
     files: SessionFiles,
-    tiers: Shaped[np.ndarray, "trial"],
+    tiers: Tiers,
     frame: Int[np.ndarray, "trial"],
     order: TimeOrder,
     withheld: Bool[np.ndarray, "trial"],
@@ -165,21 +174,59 @@ def trial_table(
     `repeat` counts the showings of an image within a tier, in time. Trials of tiers that are left out are withheld
     training trials, which nothing uses.
     """
-    n_trials = len(tiers)
-    image_ids = _whole_numbers(trial_array(files, IMAGE_IDS, n_trials))
-    trial_idx = trial_array(files, ("trial_idx",), n_trials)
-    numbers = _whole_numbers(trial_idx)
-    names = np.arange(n_trials) if trial_idx is None else trial_idx[1] if numbers is None else numbers
     table = pd.DataFrame(
         {
             "stimulus": "images",
-            "tier": np.where(tiers == "", "train", tiers).astype(object),
+            "tier": np.where(tiers.left_out, "train", tiers.meant).astype(object),
             "repeat": 0,
             "time_order": order.rank,
-            "withheld": withheld | (tiers == ""),
-            "image_id": frame.astype(np.int64) if image_ids is None else image_ids,
-            "trial_id": texts(names).astype(object),
+            "withheld": withheld | tiers.left_out,
+            "image_id": _image_ids(files, frame),
+            "trial_id": _trial_ids(files, len(tiers)),
         }
     )
     showings = table.assign(frame=frame).sort_values("time_order").groupby(["tier", "frame"]).cumcount()
     return table.assign(repeat=showings.reindex(table.index))
+
+
+def _image_ids(files: SessionFiles, frame: Int[np.ndarray, "trial"]) -> Shaped[np.ndarray, "trial"]:
+    """Return the files' image ids, numbers or text, or the rows of the stimulus where the files have none.
+
+    Raises RecordingError for ids of another kind.
+    """
+    found = trial_array(files, IMAGE_IDS, len(frame))
+    if found is None:
+        return frame.astype(np.int64)
+    if (numbers := _whole_numbers(found)) is not None:
+        return numbers
+    path, values = found
+    if values.dtype.kind in "US":
+        return texts(values).astype(object)
+    wrong = ((trial, value) for trial, value in enumerate(values.tolist()) if not _is_whole(value))
+    trial, value = next(wrong)
+    raise RecordingError(
+        f"{files.where(path)} must be whole numbers or text (trial), found {value!r} of trial {trial} ({values.dtype})"
+    )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def _trial_ids(files: SessionFiles, n_trials: int) -> Shaped[np.ndarray, "trial"]:
+    """Return what the files call every trial: text as it stands there, numbers in decimals, else its place."""
+    found = trial_array(files, ("trial_idx",), n_trials)
+    if found is None:
+        return texts(np.arange(n_trials)).astype(object)
+    numbers = None if found[1].dtype.kind in "US" else _whole_numbers(found)
+    return texts(found[1] if numbers is None else numbers).astype(object)
+
+
+def ids_of_several_images(table: pd.DataFrame, frame: Int[np.ndarray, "trial"]) -> dict[str, list[int | str]]:
+    """Return for every test tier the image ids that stand for more than one image in it, none where there are none."""
+    shown = table.assign(frame=frame)[table["tier"].isin(HELD_BACK_TIERS)]
+    n_images = shown.groupby(["tier", "image_id"])["frame"].nunique()
+    several: dict[str, list[int | str]] = {}
+    for tier, image_id in n_images.index[n_images > 1]:
+        several.setdefault(tier, []).append(image_id)
+    return several
