@@ -454,7 +454,10 @@ def test_no_response_runs_away():
         ({"gain": None}, "data_io.gain: expected a mapping"),
         ({"neurons": 0}, "data_io.neurons: expected 1 or more, found 0"),
         ({"images__test_photographs": ["grass"]}, r"photographs \['grass'\] are in both"),
-        ({"images__screen_px": [144, 255]}, r"data_io.images.screen_px: expected two multiples of 4, found \[144, 255\]"),
+        (
+            {"images__screen_px": [144, 255]},
+            r"data_io.images.screen_px: expected two multiples of 4, found \[144, 255\]",
+        ),
         ({"images__zoom": [2.0, 1.0]}, "data_io.images.zoom: expected two rising numbers"),
         ({"cells__simple_share": 2}, "expected a share of 0..1, found 2"),
         ({"cells__wavelengths_px": []}, "data_io.cells: orientations, phases and wavelengths_px"),

@@ -54,6 +54,7 @@ def make_scores(experiment: str, dataset: str = "toy") -> pd.DataFrame:
         "unit_id": neuron.astype(str),
         "cell_type": "",
         "n_bins": 100,
+        "bins_crc32": "0000000a",
         "n_repeats": 10,
         "n_members": 1.0,
         "included": True,
@@ -177,6 +178,48 @@ def test_a_baseline_without_a_score_above_zero_has_no_relative_change() -> None:
     found = row_of(compare(COMPARISON, scores, SETTINGS), "gain")
     assert np.isnan(found["relative_change"])
     assert found["difference"] > 1
+
+
+def held_out(scores: pd.DataFrame, **digests: str) -> pd.DataFrame:
+    """Return the scores with validation bins of their own for some predictors."""
+    own = (scores["tier"] == "validation") & scores["predictor"].isin(list(digests))
+    return scores.assign(bins_crc32=scores["bins_crc32"].mask(own, scores["predictor"].map(digests)))
+
+
+def test_validation_scores_of_other_bins_are_not_compared(tmp_path: Path) -> None:
+    scores = {name: make_scores(name) for name in FACTORS}
+    # every member holds out other bins, and as many; the ensemble is scored on those of all of them
+    scores["gain"] = held_out(scores["gain"], fold0_seed1="0000000b")
+    scores["all"] = held_out(scores["all"], ensemble="0000000c")
+    found = compare(COMPARISON, scores, SETTINGS)
+    for name in ("gain", "all"):
+        row = row_of(found, name, tier="validation")
+        assert row["note"] == "other bins"
+        assert row[[column for column in found if "change" in column or "difference" in column]].isna().all()
+        assert np.isnan(row["baseline_mean"])
+        assert row["ci_low"] < row["mean"] < row["ci_high"]
+        assert row_of(found, name)["difference"] > 0, "test scores are compared"
+        assert pd.isna(row_of(found, name)["note"])
+    assert pd.isna(row_of(found, "base", tier="validation")["note"])
+    assert row_of(found, "base", tier="validation")["difference"] == 0
+    shown = Comparison.from_config("walkthrough", CONFIG | {"tier": "validation"})
+    for path in (paths := [tmp_path / f"{name}.csv" for name in FACTORS]):
+        write_scores(scores[path.stem], path)
+    write_comparison(shown, paths, [EVALUATION] * 3, tmp_path)
+    read = read_comparison(tmp_path / "comparison_walkthrough.csv")
+    assert pooled_table(shown, read)["change"].tolist() == ["other bins", "baseline", "n/a", "other bins"]
+    assert "other bins: scored on other validation bins" in (tmp_path / "comparison_walkthrough.md").read_text()
+
+
+def test_sessions_with_the_same_bins_are_compared_where_others_are_not() -> None:
+    scores = {name: make_scores(name) for name in ("base", "gain")}
+    in_b = (scores["gain"]["session"] == "b") & (scores["gain"]["tier"] == "validation")
+    scores["gain"].loc[in_b, "bins_crc32"] = "0000000b"
+    found = compare(COMPARISON, scores, SETTINGS)
+    notes = {name: row_of(found, "gain", name, "validation")["note"] for name in ("all", "a", "b")}
+    assert (notes["all"], notes["b"]) == ("other bins", "other bins")
+    assert pd.isna(notes["a"])
+    assert row_of(found, "gain", "a", "validation")["relative_change"] == pytest.approx(0.1)
 
 
 def test_two_test_stimuli_are_compared_apart() -> None:

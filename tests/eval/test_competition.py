@@ -22,6 +22,7 @@ from coread.data_io.splits import UNUSED
 from coread.eval.competition import (
     CompetitionError,
     demand,
+    missing_neurons,
     opened_predictions,
     response_scale,
     withheld_tiers,
@@ -109,6 +110,26 @@ def test_only_withheld_tiers_are_asked_for(session, recording, tmp_path):
     assert withheld_tiers(recording) == ["test", "final_test"]
     write_session(session, tmp_path / "open", zipped=True)
     assert withheld_tiers(build_recording(OWN, KEY, tmp_path / "open")) == []
+
+
+def test_of_a_tier_withheld_in_part_the_withheld_trials_are_asked_for(recording):
+    rows = np.flatnonzero(recording.trials["tier"] == "test")
+    shown = rows[::2]
+    recording.trials.loc[shown, "withheld"] = False
+    assert demand(recording, "test").bins.tolist() == sorted(set(rows) - set(shown))
+
+
+def test_images_without_numbers_are_refused(recording):
+    recording.trials["image_id"] = [f"n01_{number}" for number in recording.trials["image_id"]]
+    with pytest.raises(CompetitionError, match=r"name images by whole numbers, found ids such as 'n01_\d+'"):
+        demand(recording, "test")
+
+
+def test_neurons_that_were_left_out_are_warned_of(recording, session, tmp_path):
+    assert missing_neurons(recording) is None
+    some = {KEY: session.unit_ids[:2].tolist()}
+    chosen = build_recording(OWN | {"neuron_ids": some}, KEY, tmp_path / "raw")
+    assert "was read with 2 of its 5 neurons" in str(missing_neurons(chosen))
 
 
 def test_predictions_that_are_missing_leave_no_file(recording, tmp_path):
@@ -311,7 +332,7 @@ def test_only_different_members_of_one_experiment_are_averaged(packed, recording
 
 def test_a_file_or_a_session_given_twice_is_refused(packed, tmp_path):
     source, predictions = packed
-    with pytest.raises(CompetitionError, match="predictions0.h5 and .*predictions0.h5: both are fold 0, seed 0"):
+    with pytest.raises(CompetitionError, match=r"predictions0.h5 and .*predictions0.h5: both are fold 0, seed 0"):
         write_submissions([source], [predictions[0]] * 2, tmp_path / "out", parquet=False)
     with pytest.raises(CompetitionError, match=rf"both are '{KEY}'"):
         write_submissions([source, source], predictions, tmp_path / "out", parquet=False)
@@ -378,7 +399,7 @@ def test_lists_without_experiments_are_read_and_other_tables_stay(packed, tmp_pa
     write_submissions([source], predictions, out, ["final_test"], parquet=False)
     assert len(pd.read_csv(out / "files.csv")) == 2
     (out / "files.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(CompetitionError, match="files.csv: no list of competition files"):
+    with pytest.raises(CompetitionError, match=r"files.csv: no list of competition files"):
         write_submissions([source], predictions, out, parquet=False)
     assert (out / "files.csv").read_text() == "a,b\n1,2\n"
 

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from tests.static_images import EVALUATION, make_predictions, make_recording
 
-from coread.eval.metrics import correlation_to_average, explainable_vs_total_var, feve, single_trial_correlation
+from coread.eval.metrics import (
+    bootstrap_repeats,
+    correlation_to_average,
+    explainable_vs_total_var,
+    feve,
+    single_trial_correlation,
+)
 from coread.eval.scores import score_experiment
+from coread.eval.sensorium_intervals import published_intervals, where_formulas_agree
 from coread.eval.sensorium_metrics import (
     published_correlation,
     published_correlation_to_average,
@@ -95,6 +102,86 @@ def test_every_image_has_the_same_weight_in_the_published_noise(example: tuple) 
     total = np.nanvar(responses.reshape(-1, N_NEURONS), axis=0, ddof=1)
     np.testing.assert_allclose(published_explainable_variance(responses), (total - noise) / total, rtol=1e-12)
     assert not np.allclose(published_explainable_variance(responses), explainable_vs_total_var(responses)[0], rtol=0.01)
+
+
+def published_shares(responses: np.ndarray, predictions: np.ndarray, drawn: np.ndarray) -> tuple:
+    """FEV and FEVE of drawn repeats, where the noise is that between different repeats."""
+    with_gaps = [image[drawn][np.isfinite(image[drawn])] for image in responses]
+    total = np.concatenate(with_gaps).var(ddof=1)
+    error = np.nanmean(np.square(responses[:, drawn] - predictions[:, drawn]))
+    noise = []
+    for image in responses:
+        first, second = (index.ravel() for index in np.meshgrid(drawn, drawn))
+        pairs = image[[first, second]][:, first != second]
+        differences = np.square(pairs[0] - pairs[1])
+        if np.isfinite(differences).any():
+            noise.append(np.nanmean(differences) / 2)
+    return (total - np.mean(noise)) / total, 1 - (error - np.mean(noise)) / (total - np.mean(noise))
+
+
+def test_intervals_are_of_the_published_formulas(example: tuple) -> None:
+    responses, predictions = (values.copy() for values in example)
+    responses[::2, 2:] = np.nan
+    responses[5, 1:] = np.nan
+    n = 60
+    found = published_intervals(responses, predictions, n, np.random.default_rng(0), 0.9)
+    counts = np.random.default_rng(0).multinomial(N_REPEATS, np.full(N_REPEATS, 1 / N_REPEATS), size=n)
+    shares = [
+        published_shares(responses[..., 1], predictions[..., 1], np.repeat(np.arange(N_REPEATS), count))
+        for count in counts
+    ]
+    values = {
+        "explainable_variance": published_explainable_variance(responses)[1],
+        "feve": published_feve(responses, predictions)[1],
+    }
+    for name, resampled in zip(values, np.transpose(shares), strict=True):
+        expected = values[name] + np.quantile(resampled, [0.05, 0.95]) - resampled.mean()
+        np.testing.assert_allclose(found[name][:, 1], expected, rtol=1e-9)
+
+
+def test_with_equal_repeats_intervals_agree_with_ours(example: tuple) -> None:
+    published, own = (
+        intervals(*example, 50, np.random.default_rng(0)) for intervals in (published_intervals, bootstrap_repeats)
+    )
+    for name, interval in published.items():
+        np.testing.assert_allclose(interval, own[name], rtol=1e-6)
+
+
+def test_a_correlation_that_eps_changes_has_no_interval(example: tuple) -> None:
+    responses, predictions = (values.copy() for values in example)
+    hardly = 2
+    responses[..., hardly] *= 1e-8
+    interval = bootstrap_repeats(responses, predictions, 20, np.random.default_rng(0))["correlation_to_average"]
+    found = where_formulas_agree(responses, predictions, interval)
+    assert np.isnan(found[:, hardly]).all()
+    others = np.arange(N_NEURONS) != hardly
+    np.testing.assert_array_equal(found[:, others], interval[:, others])
+
+
+def test_every_interval_of_a_table_holds_the_value_of_its_row() -> None:
+    recording = make_recording()
+    rng = np.random.default_rng(0)
+    silent, noisy = 3, 5
+    recording.responses[:, silent] = 0.0
+    trials = recording.trials
+    tested = (trials["tier"] == "test").to_numpy()
+    rarely_shown = tested & trials["image_id"].isin(trials["image_id"][tested].unique()[:3]).to_numpy()
+    recording.responses[rarely_shown] *= rng.gamma(0.3, 5.0, (rarely_shown.sum(), 1))  # their noise differs, too
+    recording.responses[:, noisy] = rng.gamma(1.0, 1.0, recording.n_bins)
+    recording.valid[rarely_shown & (trials["repeat"] >= 2).to_numpy()] = False
+    config = EVALUATION | {"formulas": "sensorium_2022"}
+    scores = score_experiment([recording], make_predictions([recording]), config)
+    of_test = scores[(scores["tier"] == "test") & (scores["neuron"] != noisy)]
+    with_interval = of_test[of_test["ci_low"].notna()]
+    resampled = {"correlation_to_average", "feve", "explainable_variance", "normalized_correlation"}
+    assert resampled <= set(with_interval["metric"])
+    inside = (with_interval["ci_low"] <= with_interval["value"]) & (with_interval["value"] <= with_interval["ci_high"])
+    assert inside.all()
+    assert scores[scores["neuron"] == silent]["ci_low"].isna().all()
+    of_noise = scores[(scores["neuron"] == noisy) & (scores["tier"] == "test")].set_index("metric")
+    share = of_noise.loc["explainable_variance"]
+    assert share["ci_low"] < share["value"] < min(0, share["ci_high"])
+    assert of_noise.loc["feve"]["ci_low"].isna().all(), "where there is nothing to explain"
 
 
 def test_the_settings_choose_formulas_and_what_an_undefined_correlation_counts() -> None:

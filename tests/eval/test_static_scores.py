@@ -133,6 +133,18 @@ def test_validation_says_how_many_members_predicted_a_trial(example: tuple) -> N
     assert np.isnan(alone.prediction).all(), "a trial that every member was trained on has no honest prediction"
 
 
+def test_scores_tell_which_bins_they_are_of(example: tuple) -> None:
+    _, members, scores = example
+    first = scores[(scores["session"] == "a") & (scores["neuron"] == 0) & (scores["metric"] == "poisson_loss")]
+    digests = first.set_index(["tier", "predictor"])["bins_crc32"]
+    n_bins = first.set_index(["tier", "predictor"])["n_bins"]
+    assert len(set(digests["test"])) == 1
+    names = [member.name for member in members]
+    assert len(set(n_bins["validation"][names])) == 1, "the number does not tell them apart"
+    assert len(set(digests["validation"])) == len(members) + 1
+    assert digests.str.fullmatch("[0-9a-f]{8}").all()
+
+
 def test_withheld_trials_enter_no_score(example: tuple) -> None:
     recordings, _, _ = example
     recording = recordings[1]

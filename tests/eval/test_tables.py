@@ -27,6 +27,7 @@ def make_scores(experiment: str, shift: float, dataset: str = "toy") -> pd.DataF
         "stimulus": "probe_1",
         "tier": "test",
         "n_bins": 100,
+        "bins_crc32": "0000000a",
         "n_repeats": 10,
         "n_members": 1.0,
         "included": neuron < N_NEURONS - 4,
@@ -87,6 +88,26 @@ def test_differences_are_paired_per_neuron_and_cell_type() -> None:
     # every neuron differs by one of two values: the interval is far narrower than that of either experiment
     assert everyone["ci_high"] - everyone["ci_low"] < 0.02
     assert row_of(differences, metric="feve", cell_type="all")["n"] == 35
+
+
+def test_validation_scores_of_different_bins_are_not_compared(tmp_path: Path) -> None:
+    test = {name: make_scores(name, shift) for name, shift in (("model", 0.1), ("same", 0.05), ("other", 0.0))}
+    validation = {name: table.assign(stimulus="validation", tier="validation") for name, table in test.items()}
+    for tables in (test, validation):
+        tables["other"]["bins_crc32"] = "0000000b"
+    scores = {name: pd.concat([test[name], validation[name]]) for name in test}
+    differences = paired_differences(pd.concat(scores.values()), CONFIG)
+    compared = differences.groupby("tier", sort=False)[["experiment", "baseline"]].agg(
+        lambda names: " ".join(dict.fromkeys(names))
+    )
+    # of test bins only the first ones of a trial may differ, with the lag of the models
+    assert compared.loc["test"].tolist() == ["model same", "same other"]
+    assert compared.loc["validation"].tolist() == ["model", "same"]
+    paths = [tmp_path / f"{name}.csv" for name in scores]
+    for path in paths:
+        write_scores(scores[path.stem], path)
+    write_tables(paths, tmp_path / "tables", CONFIG)
+    assert "only between experiments that were scored on the same" in (tmp_path / "tables/differences.md").read_text()
 
 
 def test_neurons_that_one_experiment_excludes_are_not_compared() -> None:

@@ -62,10 +62,13 @@ def _write(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    from coread.eval.competition import missing_neurons
     from coread.eval.competition_check import check_submission
     from coread.recording import read_recording
 
     recording = read_recording(arguments.recording, load_frames=False, load_responses=False, check=False)
+    if (warning := missing_neurons(recording)) is not None:
+        print(f"warning: {warning}", file=sys.stderr)
     failed = False
     for path in arguments.files:
         problems = check_submission(path, recording, arguments.tier)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from coread.eval.ensembles import ENSEMBLE
 from coread.eval.intervals import ratio_interval
 from coread.eval.layout import MISSING, rows_of
-from coread.eval.scores import DATA, read_scores
+from coread.eval.scores import DATA, VALIDATION_TIER, read_scores
 from coread.eval.settings import EvaluationSettings
 from coread.eval.tables import (
     MEMBER_MEAN,
@@ -27,6 +27,7 @@ from coread.eval.tables import (
 ALL_SESSIONS = "all"
 PREDICTORS = {"ensemble": ENSEMBLE, "member_mean": MEMBER_MEAN}
 MAX_SESSIONS = 8  # columns of the printed table by session
+PLACE = ["dataset", "session", "stimulus", "tier"]
 COLUMNS = [
     "experiment",
     "label",
@@ -50,7 +51,9 @@ COLUMNS = [
     "n",
     "published",
     "published_change",
+    "note",
 ]
+OTHER_BINS = "other bins"  # note of a row whose validation scores are of other bins than those of the baseline
 
 
 class ComparisonError(ValueError):
@@ -120,8 +123,9 @@ def compare(comparison: Comparison, scores: Mapping[str, pd.DataFrame], settings
     `scores` holds the table of every experiment that was run; rows without one have no numbers but the published ones.
     An experiment and the baseline are compared on the neurons that have a value in both and are included in both;
     `mean` and `baseline_mean` are over these n neurons. `relative_change` is difference / baseline_mean, a fraction,
-    NaN where the baseline is not above 0. Intervals: bootstrap over the same neurons of both. Raises ComparisonError
-    if the baseline was not run or shares no neuron with an experiment.
+    NaN where the baseline is not above 0. Intervals: bootstrap over the same neurons of both. Where both were scored on
+    different validation bins (they, or members of theirs, hold out others), there is no difference: `note` says so.
+    Raises ComparisonError if the baseline was not run or shares no neuron with an experiment.
     """
     if comparison.baseline not in scores:
         raise ComparisonError(f"comparison {comparison.name!r}: the baseline {comparison.baseline!r} has no scores")
@@ -169,7 +173,16 @@ def _per_neuron(scores: pd.DataFrame, row: Row, settings: EvaluationSettings) ->
     """Return the scores of one predictor: included neurons, metrics that models are compared by."""
     kept = scores[scores["metric"].isin(MODEL_METRICS) & (scores["predictor"] != DATA) & scores["included"]]
     averaged = with_member_mean(defined_scores(kept, settings))
-    return averaged[averaged["predictor"] == row.predictor][[*NEURON, "stimulus", "tier", "metric", "value"]]
+    chosen = averaged[averaged["predictor"] == row.predictor][[*NEURON, "stimulus", "tier", "metric", "value"]]
+    return chosen.merge(_scored_bins(kept, row), on=PLACE, how="left")
+
+
+def _scored_bins(scores: pd.DataFrame, row: Row) -> pd.DataFrame:
+    """Return which bins the scores of a row are of, in every session: the digests of all members that it averages."""
+    of_ensemble = scores["predictor"] == ENSEMBLE
+    own = scores[of_ensemble if row.predictor == ENSEMBLE else ~of_ensemble]
+    digests = own[[*PLACE, "bins_crc32"]].drop_duplicates().sort_values("bins_crc32")
+    return digests.groupby(PLACE, as_index=False).agg(bins=("bins_crc32", " ".join))
 
 
 def _numbers(both: pd.DataFrame, settings: EvaluationSettings) -> Iterator[dict[str, Any]]:
@@ -178,7 +191,11 @@ def _numbers(both: pd.DataFrame, settings: EvaluationSettings) -> Iterator[dict[
         pooled_and_sessions = [(ALL_SESSIONS, group), *group.groupby("session", sort=False)]
         for session, neurons in pooled_and_sessions:
             value, base = neurons["value"].to_numpy(float), neurons["value_baseline"].to_numpy(float)
-            yield place | {"session": session} | _paired(value, base, settings)
+            if place["tier"] == VALIDATION_TIER and (neurons["bins"] != neurons["bins_baseline"]).any():
+                nothing = np.full(len(value), np.nan)
+                yield place | {"session": session, "note": OTHER_BINS} | _paired(value, nothing, settings)
+            else:
+                yield place | {"session": session} | _paired(value, base, settings)
 
 
 def _paired(
@@ -273,12 +290,14 @@ def comparison_caption(comparison: Comparison, settings: EvaluationSettings) -> 
     per_member = [row.label for row in comparison.rows if row.predictor == MEMBER_MEAN]
     scored = f" Mean score of single members: {', '.join(per_member)}; of all others their mean prediction is scored."
     source = f" Published: {comparison.published_source}" if comparison.published_source else ""
+    other = f" {OTHER_BINS}: scored on other validation bins than the baseline, so no change is given."
     return (
         f"{comparison.title}. Tier {comparison.tier}, {MODEL_METRICS[comparison.metric]}: mean over neurons of all "
         f"sessions ± half the width of its {100 * settings.level:.0f} % interval; change of the mean against "
         f"{base.label} on the same n neurons, with its interval (both: {settings.n_bootstrap} bootstrap resamples of "
         "neurons, for the change the same of both experiments; they tell nothing of other animals or training seeds). "
-        f"{MISSING}: not run, or not published.{scored if per_member else ''}{source}"
+        f"{MISSING}: not run, or not published.{scored if per_member else ''}"
+        f"{other if comparison.tier == VALIDATION_TIER else ''}{source}"
     )
 
 
@@ -300,7 +319,7 @@ def printed_tables(
 
 def read_comparison(path: Path) -> pd.DataFrame:
     """Read the CSV of a comparison; identifiers stay text. Raises ComparisonError that names the file."""
-    text = ["experiment", "label", "predictor", "baseline", "dataset", "stimulus", "tier", "session", "metric"]
+    text = ["experiment", "label", "predictor", "baseline", "dataset", "stimulus", "tier", "session", "metric", "note"]
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(text, str))
     except (OSError, ValueError) as error:
@@ -324,6 +343,8 @@ def _change(row: Any) -> str:
     """Print a change in percent with its interval; the baseline has none."""
     if row.experiment == row.baseline:
         return "baseline"
+    if row.note == OTHER_BINS:
+        return OTHER_BINS
     if not np.isfinite(row.relative_change):
         return MISSING
     interval = [f"{100 * value:+.1f}" for value in (row.relative_ci_low, row.relative_ci_high)]

@@ -65,7 +65,10 @@ def file_name(tier: str, suffix: str) -> str:
 
 
 def demand(recording: Recording, tier: str) -> Demand:
-    """Return the rows that are asked for; raises CompetitionError for recordings that are not of single images."""
+    """Return the rows that are asked for: of a tier that is withheld in part, the withheld trials.
+
+    Raises CompetitionError for recordings that are not of single images, or whose image ids are no numbers.
+    """
     session = recording.session
     if tier not in FILE_TIERS:
         raise CompetitionError(f"session {session!r}: tier {tier!r} has no competition file, only {list(FILE_TIERS)}")
@@ -76,10 +79,17 @@ def demand(recording: Recording, tier: str) -> Demand:
         )
     if not np.array_equal(recording.trial, np.arange(len(recording.trials))):
         raise CompetitionError(f"session {session!r}: competition files have one row per trial, so trials of one bin")
-    bins = np.flatnonzero(recording.trials["tier"].to_numpy().astype(str) == tier)
-    if not len(bins):
+    of_tier = recording.trials["tier"].to_numpy().astype(str) == tier
+    if not of_tier.any():
         raise CompetitionError(f"session {session!r} has no trials of tier {tier!r}")
+    withheld = of_tier & recording.trials["withheld"].to_numpy(bool)
+    bins = np.flatnonzero(withheld if withheld.any() else of_tier)
     rows = recording.trials.iloc[bins]
+    if rows["image_id"].dtype.kind not in "iu":
+        raise CompetitionError(
+            f"session {session!r}: competition files name images by whole numbers, found ids such as "
+            f"{rows['image_id'].iloc[0]!r}"
+        )
     return Demand(
         session=session,
         tier=tier,
@@ -94,6 +104,17 @@ def withheld_tiers(recording: Recording) -> list[str]:
     """Return the test tiers of a session in which responses are withheld: those that a competition asks for."""
     withheld = recording.trials.loc[recording.trials["withheld"].astype(bool), "tier"]
     return [tier for tier in FILE_TIERS if (withheld == tier).any()]
+
+
+def missing_neurons(recording: Recording) -> str | None:
+    """Return a warning for a session of which neurons were left out: a competition asks for all of them."""
+    n_neurons = int(recording.session_info.get("neurons_in_file", recording.n_neurons))
+    if n_neurons == recording.n_neurons:
+        return None
+    return (
+        f"session {recording.session!r} was read with {recording.n_neurons} of its {n_neurons} neurons (data_io.areas, "
+        "layers, neuron_ids): the competition asks for all of them"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
@@ -129,7 +150,10 @@ def write_submissions(
             if recording.session in sources:
                 raise CompetitionError(f"{sources[recording.session]} and {source}: both are {recording.session!r}")
             sources[recording.session] = source
-            for tier in withheld_tiers(recording) if tiers is None else tiers:
+            asked = withheld_tiers(recording) if tiers is None else tiers
+            if asked and (warning := missing_neurons(recording)) is not None:
+                log.warning(warning)
+            for tier in asked:
                 for suffix in FORMATS if parquet else FORMATS[:1]:
                     written.append(_write_checked(recording, predictions, tier, suffix, Path(staged)))
         table = pd.DataFrame(written, columns=list(LISTED))

@@ -132,7 +132,7 @@ def _mean_power(gain: Float[np.ndarray, "trial"], exponent: Float[np.ndarray, "n
 def _in_pixels(
     points: Float[np.ndarray, "point 2"], model: Any, session: str, *, are_places: bool
 ) -> Float[np.ndarray, "point 2"]:
-    """Return (x, y) of a readout, from -1 to 1 over the core's output, in pixels of the stimulus: places or distances."""
+    """Return (x, y) in pixels of the stimulus of places or distances from -1 to 1 over the core's output."""
     readout = model.readout[session]
     size = np.array(readout.in_shape[:1:-1], float)  # width, height of the core's output
     half = (size - 1 if readout.align_corners else size) / 2

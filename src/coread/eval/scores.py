@@ -27,6 +27,7 @@ from coread.eval.metrics import (
 from coread.eval.oracles import oracle_corr_jackknife
 from coread.eval.predictions import MemberPredictions, SessionPrediction
 from coread.eval.repeats import align_repeats, gather_repeats
+from coread.eval.sensorium_intervals import published_intervals, where_formulas_agree
 from coread.eval.sensorium_metrics import (
     published_correlation_to_average,
     published_explainable_variance,
@@ -38,6 +39,7 @@ from coread.provenance import write_text
 from coread.recording import Recording
 
 DATA = "data"  # predictor of scores that need no model
+VALIDATION_TIER = "validation"
 BLOCK_VALUES = 2**24  # responses scored at a time: 128 MiB in float64
 MIN_REPEATS = 4  # for an interval over repeats
 COLUMNS = [
@@ -53,12 +55,14 @@ COLUMNS = [
     "metric",
     "value",
     "n_bins",
+    "bins_crc32",
     "n_repeats",
     "n_members",
     "included",
     "ci_low",
     "ci_high",
 ]
+NAMES = ["experiment", "dataset", "session", "unit_id", "cell_type", "stimulus", "tier", "predictor", "metric"]
 SORT = ["dataset", "session", "stimulus", "tier", "predictor", "metric", "neuron"]
 
 PerNeuron = Float[np.ndarray, "neuron"]
@@ -83,11 +87,12 @@ def score_experiment(
     stimulus of the tiers test and final_test (apart, as `<stimulus> (final_test)`), over the bins that are valid, not
     withheld and have the model's lag of predecessors. Validation: a member is scored on its own validation bins, the
     ensemble on all bins that are validation bins of at least one member, predicted by only those members; `n_members`
-    is their mean number per bin. `included` is false for neurons whose explainable variance on the test stimulus (for
-    validation: on all of them) is below the threshold of `config`, the `evaluation` node, for the metrics that it
-    applies to. Intervals are over repeats, where most bins have at least `MIN_REPEATS`; of members only if
-    `bootstrap.members` says so. `fraction_of_ceiling` and `normalized_correlation` are one number under the two names
-    that papers use. Raises ScoreError, EvaluationError.
+    is their mean number per bin. `bins_crc32` says which bins were scored: where it differs, validation scores are not
+    comparable. `included` is false for neurons whose explainable variance on the test stimulus (for validation: on all
+    of them) is below the threshold of `config`, the `evaluation` node, for the metrics that it applies to. Intervals
+    are over repeats, where most bins have at least `MIN_REPEATS`; of members only if `bootstrap.members` says so.
+    `fraction_of_ceiling` and `normalized_correlation` are one number under the two names that papers use. Raises
+    ScoreError, EvaluationError.
     """
     if not predictions:
         raise ScoreError("there are no predictions to score")
@@ -108,11 +113,10 @@ def write_scores(scores: pd.DataFrame, path: Path) -> None:
 
 def read_scores(path: Path) -> pd.DataFrame:
     """Read scores; identifiers stay text. Raises ScoreError that names the file."""
-    text = ["experiment", "dataset", "session", "unit_id", "cell_type", "stimulus", "tier", "predictor", "metric"]
     try:
         scores = pd.read_csv(
             path,
-            dtype=dict.fromkeys(text, str),
+            dtype=dict.fromkeys([*NAMES, "bins_crc32"], str),
             keep_default_na=False,
             na_values={"value": [""], "ci_low": [""], "ci_high": [""]},
         )
@@ -136,8 +140,7 @@ def _score_session(
         values, included = _test_scores_in_blocks(responses, predict_rows(members, table), settings, seed)
         included_somewhere |= included
         tier = str(recording.bin_column("tier")[table.max(axis=1)[0]])
-        shape = responses.shape[:2]
-        yield _frame(recording, values, (stimulus, tier), shape, n_members, included).pipe(_apply_threshold, settings)
+        yield _frame(recording, values, (stimulus, tier), table, n_members, included).pipe(_apply_threshold, settings)
     if not tables:
         included_somewhere[:] = True
     for scores in _validation_scores(recording, members, included_somewhere, settings):
@@ -270,14 +273,19 @@ def _intervals(
     """Return intervals over repeats, from the same resamples for every predictor; none for few repeats.
 
     Fewer than `MIN_REPEATS` repeats of most bins are too few: 95 % intervals of three repeats hold the truth in only
-    78 to 89 % of cases.
+    78 to 89 % of cases. Each is of the formula that gives the value in its row.
     """
     repeats_of_bin = np.isfinite(responses).any(axis=2).sum(axis=1)
     if not settings.n_bootstrap or np.median(repeats_of_bin) < MIN_REPEATS:
         return {}
-    rng = np.random.default_rng(seed)
-    found = bootstrap_repeats(responses, prediction, settings.n_bootstrap, rng, settings.level)
+    resamples = (settings.n_bootstrap, np.random.default_rng(seed), settings.level)
+    found = bootstrap_repeats(responses, prediction, *resamples)
     found["fraction_of_ceiling"] = found["normalized_correlation"]
+    if settings.formulas == "sensorium_2022":
+        resamples = (settings.n_bootstrap, np.random.default_rng(seed), settings.level)
+        found |= published_intervals(responses, prediction, *resamples)
+        interval = found["correlation_to_average"]
+        found["correlation_to_average"] = where_formulas_agree(responses, prediction, interval)
     data = ("noise_ceiling", "explainable_variance")
     return {(DATA if metric in data else name, metric): interval for metric, interval in found.items()}
 
@@ -310,19 +318,20 @@ def _validation_scores(
         }
         nothing = np.full(recording.n_neurons, np.nan)
         without_interval: Values = {key: (value, nothing, nothing) for key, value in values.items()}
-        place = ("validation", "validation")
-        yield _frame(recording, without_interval, place, (len(rows), 1), {name: float(n_members.mean())}, included)
+        place = ("validation", VALIDATION_TIER)
+        bins = rows[:, None]
+        yield _frame(recording, without_interval, place, bins, {name: float(n_members.mean())}, included)
 
 
 def _frame(
     recording: Recording,
     values: Values,
     place: tuple[str, str],
-    shape: tuple[int, int],
+    bins: Int[np.ndarray, "row repeat"],
     n_members: Mapping[str, float],
     included: Bool[np.ndarray, "neuron"],
 ) -> pd.DataFrame:
-    """Return one row per neuron and score; `place` is stimulus and tier, `shape` numbers of bins and repeats."""
+    """Return one row per neuron and score; `place` is stimulus and tier, `bins` those scored."""
     columns = {
         "neuron": np.arange(recording.n_neurons),
         "unit_id": recording.neurons["unit_id"].astype(str).to_numpy(),
@@ -340,7 +349,8 @@ def _frame(
         session=recording.session,
         stimulus=place[0],
         tier=place[1],
-        n_bins=shape[0],
-        n_repeats=shape[1],
+        n_bins=bins.shape[0],
+        bins_crc32=f"{zlib.crc32(bins.astype('<i8').tobytes()):08x}",
+        n_repeats=bins.shape[1],
         n_members=lambda table: table["predictor"].map(n_members).astype(float),
     )

@@ -14,7 +14,7 @@ from coread.eval.intervals import ratio_interval
 from coread.eval.layout import MISSING, rows_of, to_latex, to_markdown
 from coread.eval.metrics import bootstrap_mean_ci
 from coread.eval.oracles import fraction_of_oracle
-from coread.eval.scores import DATA, read_scores
+from coread.eval.scores import DATA, VALIDATION_TIER, read_scores
 from coread.eval.settings import CORRELATIONS, EvaluationSettings
 from coread.provenance import write_text
 
@@ -36,6 +36,7 @@ VALIDATION_NOTE = (
     "Validation scores come from the bins that chose the best epoch of each member, so that they are optimistic for "
     "the members and their ensemble; test bins chose nothing, and test scores are not."
 )
+PAIRED_NOTE = "Validation scores are compared only between experiments that were scored on the same validation bins. "
 
 
 def summarize(scores: pd.DataFrame, config: Mapping[str, Any], *, by_session: bool = False) -> pd.DataFrame:
@@ -93,7 +94,8 @@ def paired_differences(scores: pd.DataFrame, config: Mapping[str, Any]) -> pd.Da
 
     The experiment named first is compared with each one named after it, ensemble against ensemble, for all neurons and
     for every cell type. A neuron counts where both values exist and both experiments include it. `share_better` is the
-    share of neurons whose score is higher in the experiment. Bootstrap over neurons as in `summarize`.
+    share of neurons whose score is higher in the experiment. Bootstrap over neurons as in `summarize`. Where the
+    validation scores are of different bins, they have no row.
     """
     settings = EvaluationSettings.from_config(config)
     once = defined_scores(_each_number_once(scores), settings)
@@ -111,6 +113,8 @@ def paired_differences(scores: pd.DataFrame, config: Mapping[str, Any]) -> pd.Da
             ["dataset", "stimulus", "tier", "cell_type", "metric"], sort=False
         )
         for (dataset, stimulus, tier, cell_type, metric), group in grouped:
+            if tier == VALIDATION_TIER and (group["bins_crc32"] != group["bins_crc32_baseline"]).any():
+                continue
             difference = group["difference"].to_numpy(float)
             low, high = mean_interval(difference, settings)
             described = (difference.mean(), np.median(difference), low, high, len(group), (difference > 0).mean())
@@ -248,6 +252,7 @@ def difference_caption(config: Mapping[str, Any]) -> str:
         f"Experiment minus baseline on the same neurons, ensemble against ensemble: mean difference with its "
         f"{100 * settings.level:.0f} % interval ({settings.n_bootstrap} bootstrap resamples of "
         "neurons). Share better: neurons that score higher in the experiment; n: neurons with a value in both. "
+        + PAIRED_NOTE
         + VALIDATION_NOTE
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from coread.eval.scores import DATA, ENSEMBLE
-from coread.eval.tables import DATA_METRICS, MODEL_METRICS, VALIDATION_NOTE, rows_of
+from coread.eval.tables import DATA_METRICS, MODEL_METRICS, PAIRED_NOTE, VALIDATION_NOTE, rows_of
 
 MAX_ROWS = 2000
 
@@ -146,7 +146,7 @@ def difference_rows(differences: pd.DataFrame) -> Table | None:
         [False, False, False, False, True, True, True],
         rows,
         "Ensemble against ensemble on the same neurons; bootstrap over neurons. Share better: neurons that the first "
-        f"experiment predicts better; n: neurons with a value in both. {VALIDATION_NOTE}",
+        f"experiment predicts better; n: neurons with a value in both. {PAIRED_NOTE}{VALIDATION_NOTE}",
         filterable=True,
     )
 

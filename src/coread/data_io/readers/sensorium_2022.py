@@ -110,6 +110,7 @@ def build_recording(
             "behaviour_names": np.array(list(parameters.behaviour), dtype=object),
             "time_ties": np.array(int(order.tied.sum())),
             "time_ties_resolved_by": np.array([order.resolved_by], dtype=object),
+            "neurons_in_file": np.array(n_neurons),
             "silent_trials": np.array(int((~heard & valid).sum())),
         }
         _report(files.path.name, table, order, info)
