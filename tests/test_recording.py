@@ -75,6 +75,27 @@ def test_shared_movies_are_linked_relatively_and_loaded_once(make_recording, tmp
         read_recording(moved / "a.h5")
 
 
+@pytest.mark.parametrize("step", ["_write_bins", "content_digest", "digest_path", "write_text"])
+def test_a_kill_leaves_no_data_under_the_digest_of_others(make_recording, tmp_path, monkeypatch, step):
+    path = tmp_path / "session_0.h5"
+    write_recording(make_recording(), path)
+    old = content_digest(read_recording(path))
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"coread.recording.{step}", kill)
+        with pytest.raises(KeyboardInterrupt):
+            write_recording(make_recording(seed=1), path)
+    found = content_digest(read_recording(path))
+    assert (found == old) is (step != "write_text")
+    assert not digest_path(path).exists() or digest_path(path).read_text().strip() == found
+    write_recording(make_recording(seed=1), path)
+    assert digest_path(path).read_text().strip() == content_digest(make_recording(seed=1))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["session_0.h5", "session_0.sha256"]
+
+
 def test_digest_follows_content_and_not_packing(make_recording, tmp_path):
     recording = make_recording()
     changed = recording.responses.copy()

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from coread.callbacks import KeepBest
 from coread.config import STAGES, compose, config_directory, experiment_slice, stage_slice
 from coread.data_io.dataloader import DataPoint
 from coread.models import BaseCoreReadout, is_model_causal
@@ -187,6 +188,13 @@ def test_settings_are_whole_and_consistent(experiment: str) -> None:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_training_stops_and_slows_down_by_the_score_that_chooses_its_weights(experiment: str) -> None:
+    config = compose(experiment)
+    watching = [*config.training_callbacks.values(), config.get("lr_scheduler") or {}]
+    assert {node.monitor for node in watching if "monitor" in node} <= {KeepBest().monitor}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_the_search_of_every_experiment_varies_settings_that_it_has(experiment: str) -> None:
     assert experiment_search(experiment)["search"]["n_trials"] > 0  # refuses a space with settings that nothing reads
 
@@ -217,6 +225,15 @@ def test_the_model_fits_its_data_and_is_causal(experiment: str) -> None:
     if is_wide(experiment):
         model = make_model(experiment, narrow=True)
     assert is_model_causal(model, time_steps=model.lag + 3)
+
+
+def test_padding_in_time_is_seen_in_models_that_hardly_depend_on_their_stimulus() -> None:
+    experiment = "karamanlis_2024_core_readout"
+    settings = settings_of(experiment, narrow=True)
+    assert settings["model"]["core"]["hidden_padding"] == [0, 5, 5]
+    settings["model"]["core"]["hidden_padding"] = [5, 5, 5]
+    torch.manual_seed(1)
+    assert not is_model_causal(build_model(settings, sizes_of(experiment)))
 
 
 @functools.cache  # most models are narrow enough for both tests to ask for the same step

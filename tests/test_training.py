@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from coread.data_io.splits import SplitError
+from coread.data_io.splits import METHODS, TEST, TRAIN, SplitError
 from coread.data_io.statistics import QualityError
 from coread.models.core_readout import is_model_causal
 from coread.models.member import MemberError, load_member
 from coread.training import train
+from coread.training_checks import lowest_responses
 from tests.conftest import REPOSITORY, fabricate_recording
 
 SETTINGS = {
@@ -243,6 +244,49 @@ def constant_neuron(recording):
 def test_what_cannot_be_trained_on_is_named(tmp_path, recordings, settings, fold, error, message):
     with pytest.raises(error, match=message):
         fit(tmp_path, recordings, SETTINGS | settings, fold)
+
+
+CLIPS = {"clip_length": 40, "clips": [1], "n_clips": 1, "n_folds": 3, "seed": 0}
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "published"])
+def test_models_that_see_the_future_are_refused_where_parts_of_a_stimulus_are_held_out(tmp_path, method):
+    core = SETTINGS["model"]["core"] | {"input_padding": [1, 1, 1]}
+    splits = CLIPS | {"method": method, "train_fraction": 0.5, "together": []}
+    settings = SETTINGS | {"model": SETTINGS["model"] | {"core": core}, "splits": splits}
+    recording = fabricate_recording("a", n_trials=4)
+    tiers = ["validation", "train", "train", "train"] + ["test"] * 4
+    recording = replace(recording, trials=recording.trials.assign(tier=tiers))
+    with pytest.raises(ValueError, match="sees later frames than its own"):
+        fit(tmp_path, [recording], settings)
+
+
+def signed(recording):
+    """Return the recording with responses below zero: of one neuron in training, of another in test bins only."""
+    responses = recording.responses.copy()
+    responses[:, 1] -= 0.5
+    responses[recording.bin_column("tier") == "test", 0] = -7.0
+    return replace(recording, responses=responses)
+
+
+def test_a_poisson_loss_refuses_negative_training_responses(tmp_path):
+    from coread.recording import read_recordings, write_recording
+
+    write_recording(signed(fabricate_recording("a", n_trials=4)), tmp_path / "a.h5")
+    streamed = read_recordings([tmp_path / "a.h5"], memory_budget_bytes=0)
+    message = r"'a': 1 of 4 neurons have negative responses in .* fold 1, down to -0\.5, .*loss=mse.*trace_type=spikes"
+    with pytest.raises(QualityError, match=message):
+        fit(tmp_path, streamed, fold=1)
+    fit(tmp_path, streamed, SETTINGS | {"loss": {"_target_": "coread.modules.losses.MSE3d"}})
+
+
+def test_responses_are_looked_through_in_chunks(monkeypatch):
+    recording = signed(fabricate_recording("a", n_trials=4))
+    labels = np.where(recording.bin_column("tier") == "train", TRAIN, TEST).astype(np.int8)
+    monkeypatch.setattr("coread.training_checks.CHUNK_VALUES", 4 * 7)
+    lowest = lowest_responses(recording, labels)
+    np.testing.assert_array_equal(lowest, recording.responses[labels == TRAIN].min(axis=0))
+    assert lowest.tolist() == [0.0, -0.5, 0.0, 0.0]
 
 
 def test_constant_neurons_can_be_allowed(tmp_path):

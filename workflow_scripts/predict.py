@@ -10,7 +10,7 @@ from coread.eval.predictions import predict_member, write_predictions
 from coread.failure import reported_errors
 from coread.models.member import load_member
 from coread.provenance import write_digest
-from coread.recording import read_recordings
+from coread.recording import digest_path, read_recordings
 
 
 def main() -> None:
@@ -22,9 +22,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
+    # written beside the recordings, so that nothing large is hashed again
+    digests = {path.stem: digest_path(path).read_text().strip() for path in arguments.recordings}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     predictions = predict_member(
-        load_member(arguments.model, device), read_recordings(arguments.recordings), experiment=arguments.experiment
+        load_member(arguments.model, device),
+        read_recordings(arguments.recordings),
+        experiment=arguments.experiment,
+        digests=digests,
     )
     write_predictions(predictions, arguments.output)
     write_digest(arguments.output)

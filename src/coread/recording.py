@@ -131,7 +131,8 @@ class Recording:
 def write_recording(recording: Recording, path: Path, shared_stimuli: Path | None = None) -> None:
     """Validate and write a recording atomically, with the sha256 of its content beside it as `<name>.sha256`.
 
-    Stimuli that exist in `shared_stimuli` become relative links to it. Raises RecordingError.
+    Stimuli that exist in `shared_stimuli` become relative links to it. A kill in between leaves a recording without a
+    digest, never under that of another one. Raises RecordingError.
     """
     validate(recording)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,10 +153,13 @@ def write_recording(recording: Recording, path: Path, shared_stimuli: Path | Non
             _write_table(file, "neurons", recording.neurons)
             for key, value in recording.session_info.items():
                 _write_array(file, f"session/{key}", np.asarray(value))
+        digest = content_digest(recording)
+        # before the data change: members are trained again by the digest alone
+        digest_path(path).unlink(missing_ok=True)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    write_text(digest_path(path), content_digest(recording) + "\n")
+    write_text(digest_path(path), digest + "\n")
 
 
 def write_stimuli(stimuli: Mapping[str, Stimulus], path: Path) -> None:

@@ -38,7 +38,7 @@ from coread.models.member import Member, build_model, session_sizes
 from coread.provenance import code_version
 from coread.recording import Recording
 from coread.signatures import GROUP_MODULES
-from coread.training_checks import check_causality, check_quality, check_sessions, make_callbacks
+from coread.training_checks import check_causality, check_loss, check_quality, check_sessions, make_callbacks
 
 if TYPE_CHECKING:
     from coread.data_io.regressors.session import SessionContext
@@ -188,6 +188,7 @@ def _prepare(
     lag = untrained.lag
     labels = {recording.session: label_bins(recording, settings["splits"], fold, lag) for recording in recordings}
     check_quality(recordings, labels, fold, settings["quality_checks"]["allow_constant_neurons"])
+    check_loss(recordings, labels, fold, untrained.loss)
     statistics = compute_statistics(
         recordings,
         labels,
@@ -208,9 +209,9 @@ def _prepare(
     model = build_model(settings, sizes | _fitted(statistics))
     if trained_core is not None:
         trained_core.put_into(model)
-    check_causality(model, settings)
     given = None if stas is None else GivenStas(stas, fold)
     initialize_readouts(model, recordings, labels, statistics, settings["initialization"], given)
+    check_causality(model, settings, recordings)  # some models do not depend on the stimulus before
     for session, label in labels.items():
         counts = {"training": int((label == TRAIN).sum()), "validation": int((label == VALIDATION).sum())}
         log.info("session %s: %s bins, lag %d", session, counts, lag)

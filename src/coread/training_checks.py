@@ -5,11 +5,13 @@ from typing import Any
 
 import hydra.utils
 import numpy as np
-from jaxtyping import Int8
+from jaxtyping import Float, Int8
+from torch import nn
 
 from coread.data_io.splits import TRAIN, VALIDATION
-from coread.data_io.statistics import QualityError, constant_neurons
+from coread.data_io.statistics import CHUNK_VALUES, QualityError, constant_neurons
 from coread.models.core_readout import BaseCoreReadout, is_model_causal
+from coread.modules.losses.poisson import PoissonLoss3d
 from coread.modules.readout.multi_readout import MultiReadoutBase
 from coread.recording import Recording
 
@@ -47,12 +49,17 @@ def make_callbacks(nodes: Mapping[str, Any]) -> list[Any]:
     return [hydra.utils.instantiate(node) for node in nodes.values()]
 
 
-def check_causality(model: BaseCoreReadout, settings: Mapping[str, Any]) -> None:
-    """Refuse models that see the future where clips are held out: the gap before a clip does not protect its end."""
-    if settings["splits"]["method"] == "folds" and not is_model_causal(model):
+def check_causality(model: BaseCoreReadout, settings: Mapping[str, Any], recordings: Sequence[Recording]) -> None:
+    """Refuse models that see the future where parts of a stimulus are held out: the gap before them is not behind them.
+
+    Tiers as published are held out as they are, and in trials of one bin there is no later frame.
+    """
+    longer = any(recording.bin_in_trial().any() for recording in recordings)
+    if longer and settings["splits"]["method"] != "published" and not is_model_causal(model):
         raise ValueError(
-            "the model sees later frames than its own (padding in time), so training bins would see held-out frames; "
-            "use causal padding, or splits=published with tiers that are far enough apart"
+            "the model sees later frames than its own (padding in time), so training bins would see held-out frames: "
+            "use causal padding, or splits=published with tiers that are far enough apart. (A model whose predictions "
+            "do not depend on the stimulus at all is refused as well)"
         )
 
 
@@ -71,3 +78,31 @@ def check_quality(
                 f"training bins of fold {fold} (zero variance), neuron rows {constant.tolist()}; "
                 "remove them from the recording, or train beside them with quality_checks.allow_constant_neurons=true"
             )
+
+
+def check_loss(
+    recordings: Sequence[Recording], labels: Mapping[str, Int8[np.ndarray, "bin"]], fold: int, loss: nn.Module
+) -> None:
+    """Raise QualityError for negative training responses under a Poisson loss, which would rather have silent cells."""
+    if not isinstance(loss, PoissonLoss3d):
+        return
+    for recording in recordings:
+        lowest = lowest_responses(recording, labels[recording.session])
+        if (lowest < 0).any():
+            raise QualityError(
+                f"session {recording.session!r}: {(lowest < 0).sum()} of {recording.n_neurons} neurons have negative "
+                f"responses in the training bins of fold {fold}, down to {lowest.min():.4g}, where a Poisson loss "
+                f"({type(loss).__name__}) wants counts or rates: use another loss, such as loss=mse with a readout "
+                "without rectification, or responses that are not negative (hoefling_2024: data_io.trace_type=spikes)"
+            )
+
+
+def lowest_responses(recording: Recording, labels: Int8[np.ndarray, "bin"]) -> Float[np.ndarray, "neuron"]:
+    """Return the lowest response of every neuron in the training bins, read in chunks."""
+    train = labels == TRAIN
+    lowest = np.full(recording.n_neurons, np.inf)
+    step = max(1, CHUNK_VALUES // max(1, recording.n_neurons))
+    for start in range(0, recording.n_bins, step):
+        chunk = np.asarray(recording.responses[start : start + step])[train[start : start + step]]
+        lowest = np.minimum(lowest, chunk.min(axis=0, initial=np.inf))
+    return lowest

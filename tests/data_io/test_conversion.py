@@ -85,6 +85,18 @@ def test_sessions_with_the_same_movie_share_one_array(make_containers: Callable)
     assert first.stimuli["train"].frames is second.stimuli["train"].frames
 
 
+def test_one_array_in_two_units_is_two_stimuli(make_containers: Callable) -> None:
+    neurons, movies = make_containers()
+    other = replace(movies, norm_mean=-1.0, norm_std=2.0)
+    assert other.train is movies.train
+    first, second = recordings_from_containers(neurons, {"a": movies, "b": other}, rate_hz=30.0)
+    assert (first.stimuli["train"].offset, first.stimuli["train"].scale) == (50.0, 20.0)
+    assert (second.stimuli["train"].offset, second.stimuli["train"].scale) == (-1.0, 2.0)
+    assert second.stimuli["train"].blank_value == -1.0
+    assert np.shares_memory(first.stimuli["train"].frames, second.stimuli["train"].frames)
+    assert first.stimuli["train"].digest() != second.stimuli["train"].digest()
+
+
 @pytest.fixture
 def make_containers() -> Callable:
     """Return two sessions that saw one movie; neuron n follows pixel n of the frame before, with repeats."""

@@ -77,6 +77,62 @@ def test_every_clip_is_held_out_in_exactly_one_fold():
     assert set(held_out.sum(axis=1)) == {5, 6}
 
 
+@settings(deadline=None)
+@given(n_clips=st.integers(1, 40), n_folds=st.integers(2, 8), seed=st.integers(0, 5), content=st.integers(0, 2**32 - 1))
+def test_folds_of_a_stimulus_are_equally_large(n_clips, n_folds, seed, content):
+    split, digest = FOLDS | {"n_folds": n_folds, "seed": seed}, f"{content:08x}"
+    held_out = np.stack([fold_clips(n_clips, split, fold, digest) for fold in range(n_folds)])
+    assert (held_out.sum(axis=0) == 1).all()
+    assert np.ptp(held_out.sum(axis=1)) <= 1
+    if n_clips >= n_folds:  # every stimulus that can be a session's only one: every n-th clip from the first one on
+        order = np.random.default_rng([seed, content]).permutation(n_clips)
+        for fold in range(n_folds):
+            assert set(np.flatnonzero(held_out[fold])) == set(order[fold::n_folds])
+
+
+def short_stimuli(n_stimuli, length=20, seed=0):
+    """A recording of so many training stimuli of one clip each."""
+    recording = fabricate_recording(n_trials=n_stimuli, trial_length=length, n_neurons=1, seed=seed)
+    movie, n_frames = recording.stimuli["movie"], n_stimuli * length
+    stimuli = {
+        f"image {i}": replace(movie, frames=movie.frames[i * length : (i + 1) * length]) for i in range(n_stimuli)
+    }
+    frame = recording.frame.copy()
+    frame[:n_frames] %= length
+    trials = recording.trials.assign(stimulus=[*stimuli, *["test"] * 4])
+    return replace(recording, stimuli=stimuli | {"test": recording.stimuli["test"]}, frame=frame, trials=trials)
+
+
+def clips_per_fold(recording, split):
+    """Held-out bins of every fold, in clips of 20."""
+    labels = [label_bins(recording, split, fold, lag=0) for fold in range(split["n_folds"])]
+    return [int((label == VALIDATION).sum()) // 20 for label in labels]
+
+
+def test_short_stimuli_reach_all_folds():
+    counts = clips_per_fold(short_stimuli(100), FOLDS | {"n_folds": 5})
+    assert sum(counts) == 100
+    assert 10 <= min(counts) <= max(counts) <= 30
+
+
+def test_short_stimuli_are_held_out_alike_whatever_else_was_shown():
+    many = short_stimuli(20)
+    few = replace(many, trials=many.trials.assign(stimulus=[f"image {i % 12}" for i in range(20)] + ["test"] * 4))
+    for fold in range(3):
+        for name in ("image 0", "image 4", "image 6"):
+            assert held_out_frames(many, name, fold) == held_out_frames(few, name, fold)
+
+
+def test_a_fold_without_a_clip_is_named():
+    recording = short_stimuli(6)
+    for seed in range(20):
+        drawn = [fold_clips(1, FOLDS | {"n_folds": 6, "seed": seed}, 0, s.digest()) for s in recording.stimuli.values()]
+        if not np.any(drawn):
+            break
+    with pytest.raises(SplitError, match=r"fold 0 of 6 holds out none of the 6 training clips.*choose another seed"):
+        label_bins(recording, FOLDS | {"n_folds": 6, "seed": seed}, 0, lag=0)
+
+
 def held_out_frames(recording, name, fold):
     labels = label_bins(recording, FOLDS, fold, lag=0)
     shown = recording.bin_column("stimulus") == name

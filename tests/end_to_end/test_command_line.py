@@ -1,13 +1,16 @@
 """The documented way from data to scores on the command line, on small data."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,8 +18,10 @@ import torch
 from coread.cli.main import main
 from coread.config import compose, stage_slice
 from coread.data_io.sources import build_recordings
+from coread.eval.predictions import read_predictions
 from coread.models.member import load_member
-from coread.recording import content_digest
+from coread.recording import content_digest, write_recording
+from tests.conftest import REPOSITORY
 from tests.end_to_end.conftest import OVERRIDES
 
 Train = Callable[..., None]
@@ -89,6 +94,57 @@ def test_the_same_command_goes_on_after_a_kill(data: Path, train: Train, capfd: 
     assert resumed.history["epoch"].tolist() == whole.history["epoch"].tolist()
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+@pytest.mark.slow
+def test_members_are_evaluated_on_the_data_of_their_training_and_with_their_likes(
+    data: Path, train: Train, capfd: pytest.CaptureFixture
+) -> None:
+    def evaluate(*arguments: str) -> str:
+        capfd.readouterr()
+        main(["evaluate", "--config-name", "hdf5_core_readout", "paths.data_dir=test_data", *arguments])
+        return capfd.readouterr().out
+
+    train()
+    assert "ensemble" in evaluate()
+    scores = (MEMBER.parents[2] / "scores.csv").read_text()
+    with pytest.raises(SystemExit):
+        evaluate("data_io.test_names=[random_noise_1]")
+    error = capfd.readouterr().err
+    assert error.startswith("error: session 'session_0': the recording is not the one that fold0_seed0 was trained on")
+    assert "give the same data settings (data_io)" in error
+    train("seed=1", "splits.clip_length=40")
+    with pytest.raises(SystemExit):
+        evaluate()
+    error = capfd.readouterr().err
+    files = [MEMBER, MEMBER.parents[1] / "seed1" / MEMBER.name]
+    assert error.startswith(
+        f"error: {files[0]} and {files[1]} were trained with different settings: splits.clip_length"
+    )
+    assert (MEMBER.parents[2] / "scores.csv").read_text() == scores
+
+
+@pytest.mark.slow
+def test_the_workflow_predicts_for_the_recordings_of_the_training_only(
+    data: Path, train: Train, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    train()
+    recordings = build_recordings(stage_slice(compose("hdf5_core_readout"), "data")["data_io"], Path("test_data"))
+    paths = [Path(f"{recording.session}.h5") for recording in recordings]
+    for path, recording in zip(paths, recordings, strict=True):
+        write_recording(recording, path)
+    files = ["--model", str(MEMBER), "--recordings", *map(str, paths), "--output", "predictions.h5"]
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--experiment", "toy", *files])
+    script = str(REPOSITORY / "workflow_scripts" / "predict.py")
+    runpy.run_path(script, run_name="__main__")
+    assert set(read_predictions(Path("predictions.h5")).sessions) == {"session_0", "session_1"}
+    changed = replace(recordings[1], valid=np.zeros(recordings[1].n_bins, bool))
+    write_recording(changed, paths[1])
+    Path("predictions.h5").unlink()
+    with pytest.raises(SystemExit):
+        runpy.run_path(script, run_name="__main__")
+    assert "session 'session_1': the recording is not the one that fold0_seed0 was trained on" in capfd.readouterr().err
+    assert not Path("predictions.h5").exists()
 
 
 def test_evaluating_before_training_says_so(data: Path, capfd: pytest.CaptureFixture) -> None:

@@ -432,7 +432,7 @@ class Brightness(torch.nn.Module):
 def test_withheld_bins_are_predicted_and_belong_to_no_score(recording):
     info = {"stim_mean": 0.0, "stim_std": 1.0, "response_scale": {KEY: torch.full((5,), 2.0)}}
     model = SimpleNamespace(
-        config={"splits": {"method": "published"}}, fold=0, seed=0, model=Brightness(), data_info=info
+        config={"splits": {"method": "published"}}, fold=0, seed=0, model=Brightness(), data_info=info, recordings={}
     )
     predicted = predict_member(model, [recording], experiment="x").sessions[KEY]
     hidden = demand(recording, "test").bins

@@ -17,7 +17,8 @@ from coread.eval.predictions import (
     read_predictions,
     write_predictions,
 )
-from coread.recording import Recording, Stimulus, read_recording, write_recording
+from coread.modules.core import ConditionedGRUCore, ConvGRUCore
+from coread.recording import Recording, Stimulus, content_digest, read_recording, write_recording
 
 LAG, N_NEURONS = 3, 5
 DATA_INFO = {
@@ -156,12 +157,75 @@ def test_a_model_that_does_not_fit_the_recording_is_named() -> None:
         predict(model, make_recording(), DATA_INFO)
 
 
+class RecurrentModel(nn.Module):
+    """A recurrent core whose channels are the neurons, and that counts the bins it is shown."""
+
+    def __init__(self, core_class: type[ConvGRUCore] = ConvGRUCore, cut: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        gru = {"rec_channels": N_NEURONS, "input_kern": 3, "rec_kern": 3}
+        condition = {"cond_dim": 2} if core_class is ConditionedGRUCore else {}
+        self.core = core_class(
+            **condition,
+            channels=(1, 3),
+            n_neurons_dict={"a": N_NEURONS},
+            temporal_kernel_sizes=4,
+            spatial_kernel_sizes=3,
+            use_gru=True,
+            gru_kwargs=gru,
+            cut_first_n_frames=cut,
+        )
+        nn.init.constant_(self.core.recurrent.gru.update_gate_input.bias, -4.0)  # a state that lasts
+        self.lag = self.core.lag
+        self.batches: list[int] = []
+
+    def forward(self, x: Tensor, data_key: str | None = None) -> Tensor:
+        self.batches.append(x.shape[0] * x.shape[2])
+        return self.core(x, data_key=data_key).mean((3, 4)).movedim(1, 2)
+
+
+@pytest.mark.parametrize("core_class", [ConvGRUCore, ConditionedGRUCore])
+@pytest.mark.parametrize("cut", [0, 2])
+def test_a_recurrent_core_predicts_the_same_whatever_shares_its_batch(core_class: type[ConvGRUCore], cut: int) -> None:
+    recording, model = make_recording(), RecurrentModel(core_class, cut)
+    whole = predict(model, recording, DATA_INFO, batch_bins=8192)
+    assert np.isfinite(whole[recording.bin_in_trial() >= model.lag]).all()
+    for batch_bins in (model.lag + 1, 17, 45, 64):
+        model.batches.clear()
+        cut_up = predict(model, recording, DATA_INFO, batch_bins=batch_bins)
+        assert max(model.batches) <= batch_bins
+        np.testing.assert_allclose(cut_up, whole, atol=1e-5)
+    frames = torch.zeros(1, 1, 61, 4, 6)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(frames), model(frames))  # no state is left to the next call
+
+
+def test_the_state_of_a_recurrent_core_starts_with_the_trial_and_passes_what_is_not_wanted() -> None:
+    recording, model = make_recording(), RecurrentModel()
+    whole = predict(model, recording, DATA_INFO)
+    wanted = np.zeros(recording.n_bins, bool)
+    wanted[30:35] = wanted[40:50] = True  # of the first trial, as if bins between them were masked
+    for batch_bins in (17, 8192):
+        predicted = predict(model, recording, DATA_INFO, bins=wanted, batch_bins=batch_bins)
+        np.testing.assert_allclose(predicted[wanted], whole[wanted], atol=1e-5)
+        assert np.isnan(predicted[~wanted]).all()
+    first = np.flatnonzero(recording.trial == 2)
+    alone = replace(
+        recording,
+        trials=recording.trials.iloc[[2]].reset_index(drop=True),
+        **{name: getattr(recording, name)[first] for name in ("frame", "responses", "valid")},
+        trial=np.zeros(len(first), np.int32),
+    )
+    np.testing.assert_allclose(predict(model, alone, DATA_INFO), whole[first], atol=1e-5)
+
+
 class ToyMember:
     """What predict_member reads of a member."""
 
     def __init__(self) -> None:
         self.model, self.data_info, self.fold, self.seed = ToyModel(), DATA_INFO, 1, 7
         self.config = {"splits": {"method": "folds", "n_folds": 2, "clip_length": 20, "seed": 0}}
+        self.recordings: dict[str, str] = {}
 
 
 def test_member_predictions_survive_the_file_and_are_finite_only_where_held_out(tmp_path: Path) -> None:
@@ -178,6 +242,28 @@ def test_member_predictions_survive_the_file_and_are_finite_only_where_held_out(
     np.testing.assert_array_equal(back.sessions["a"].prediction, prediction)
     np.testing.assert_array_equal(back.sessions["a"].label, label)
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.h5"]
+
+
+def test_a_recording_other_than_that_of_the_training_is_refused() -> None:
+    recording, member = make_recording(), ToyMember()
+    tiers = ["train" if name == "probe" else "test" for name in recording.trials["stimulus"]]
+    other_tests = replace(recording, trials=recording.trials.assign(tier=tiers))
+    other_cells = replace(recording, neurons=pd.DataFrame({"unit_id": range(1, N_NEURONS + 1)}))
+    member.recordings = {"a": content_digest(recording)}
+    expected = predict_member(member, [recording], experiment="toy").sessions["a"]  # type: ignore[arg-type]
+    for other in (other_tests, other_cells):
+        given, trained = content_digest(other), member.recordings["a"]
+        message = (
+            f"session 'a': .* fold1_seed7 was trained on: .* is {given}, .* {trained}; give the same data settings"
+        )
+        with pytest.raises(PredictionError, match=message):
+            predict_member(member, [other], experiment="toy")  # type: ignore[arg-type]
+        with pytest.raises(PredictionError, match=message):
+            predict_member(member, [recording], experiment="toy", digests={"a": given})  # type: ignore[arg-type]
+    meant = predict_member(member, [other_cells], experiment="toy", data_changed=True)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(meant.sessions["a"].prediction, expected.prediction)
+    member.recordings = {"b": "11" * 32}  # of a it does not say
+    predict_member(member, [other_tests], experiment="toy")  # type: ignore[arg-type]
 
 
 def test_a_truncated_prediction_file_is_named(tmp_path: Path) -> None:

@@ -134,12 +134,60 @@ def test_published_padding_in_time_sees_the_future() -> None:
     assert is_model_causal(make_model())
 
 
+def test_a_model_that_hardly_depends_on_its_stimulus_is_not_taken_for_causal() -> None:
+    for padding, is_causal in (([0, 0, 0], True), ([1, 0, 0], False)):
+        model = make_model(make_core(input_padding=padding))
+        with torch.no_grad():
+            for readout in model.readout.values():
+                readout.features.mul_(1e-9)
+        output = model.eval()(torch.randn(2, 2, 20, 8, 9), "a")
+        torch.testing.assert_close(output[0], output[1])
+        assert is_model_causal(model) is is_causal
+
+
+class Thresholds(SimpleCoreWrapper):
+    """Tells only how many pixels are bright, which has no slope."""
+
+    def forward(self, input_: torch.Tensor, data_key: str | None = None) -> torch.Tensor:
+        return super().forward((input_ > 0).to(input_.dtype), data_key)
+
+
+class SinglePrecision(SimpleCoreWrapper):
+    """Multiplies with a matrix that knows nothing of the type of the weights."""
+
+    def forward(self, input_: torch.Tensor, data_key: str | None = None) -> torch.Tensor:
+        return super().forward(input_ @ torch.eye(9), data_key)
+
+
+@pytest.mark.parametrize("cls", [Thresholds, SinglePrecision])
+def test_causality_of_cores_without_slope_or_double_precision(cls: type[SimpleCoreWrapper]) -> None:
+    for padding, is_causal in (([0, 0, 0], True), ([1, 0, 0], False)):
+        core = cls((2, 4), (5,), (3,), input_padding=padding)
+        assert is_model_causal(make_model(core)) is is_causal
+
+
+def test_a_model_that_does_not_depend_on_its_stimulus_proves_nothing() -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.readout["a"].features.zero_()
+    assert is_model_causal(model)  # by the other session
+    with torch.no_grad():
+        model.readout["b"].features.zero_()
+    assert not is_model_causal(model)
+
+
 def test_asking_for_causality_leaves_the_model_as_it_was() -> None:
     model = make_model().train()
+    model.core.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    random_state = torch.get_rng_state()
     is_model_causal(model)
     assert model.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    for name, value in model.state_dict().items():
+        assert (value.dtype, torch.equal(value, before[name])) == (before[name].dtype, True), name
+    assert not any(parameter.requires_grad for parameter in model.core.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 # ---------------------------------------------------------------------------------------------- training and validation

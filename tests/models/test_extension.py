@@ -16,7 +16,7 @@ from coread.config import ConfigError, canonical_text, compose, stage_slice
 from coread.data_io.tutorial_data import create_data
 from coread.models import add_sessions, load_core_readout_model, load_member
 from coread.models.extension import CoreMismatchError, copy_core, model_digest
-from coread.models.member import Member, build_model
+from coread.models.member import Member, build_model, session_sizes
 from coread.signatures import deciding_code
 from coread.training import train
 from tests.conftest import REPOSITORY, fabricate_recording
@@ -215,6 +215,95 @@ def test_data_info_takes_new_sessions_and_keeps_the_normalisation() -> None:
     assert (model.data_info["stim_mean"], model.data_info["stim_std"], model.data_info["area"]) == (3.0, 2.0, "retina")
     with pytest.raises(ValueError, match=r"stimuli of \[2, 18, 16\], the new data have \[2, 18, 18\]"):
         model.update_model_data_info({"input_shape": (2, 18, 18)})
+
+
+# ---------------------------------------------------------------------------------- what a session has of its own there
+
+PLAIN = QUICK["model"]["core"]
+TWO_LAYERS = {"temporal_kernel_sizes": [4, 3], "spatial_kernel_sizes": [3, 3]}
+CONDITIONED = {
+    "_target_": "coread.modules.core.gru_core.ConditionedGRUCore",
+    "cond_dim": 2,
+    **TWO_LAYERS,
+    "use_gru": True,
+    "gru_kwargs": {"rec_channels": 2, "input_kern": 3, "rec_kern": 3},
+}
+OWN_PARTS = {
+    "log speeds": {**PLAIN, **TWO_LAYERS, "learn_session_log_speed": True},
+    "conditions": CONDITIONED,
+    "both": {**CONDITIONED, "batch_adaptation": True},
+}
+
+
+def settings_of(core: str) -> dict[str, Any]:
+    return {**QUICK, "model": {**QUICK["model"], "hidden_channels": [3, 2], "core": OWN_PARTS[core]}}
+
+
+def written(path: Path, core: str, *sessions: str) -> Path:
+    """Write a member of some sessions none of whose weights is where it starts."""
+    settings = settings_of(core)
+    info = {"stim_mean": 127.0, "stim_std": 74.0}
+    torch.manual_seed(0)
+    model = build_model(settings, session_sizes([fabricate_recording(session) for session in sessions]) | info)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 + 0.1 * torch.rand_like(parameter))
+    Member(model.eval(), settings, 0, 0, model.data_info).save(path)
+    return path
+
+
+def own_of(model: Any, session: str) -> dict[str, torch.Tensor]:
+    own = model.core.session_parameters()
+    return {name: value for name, value in own.items() if name.endswith((f"log_speed_{session}", f".{session}"))}
+
+
+@pytest.mark.parametrize("core", list(OWN_PARTS))
+@pytest.mark.parametrize("freeze", [True, False])
+def test_new_sessions_start_neutral_in_the_core_and_learn_their_part(tmp_path: Path, core: str, freeze: bool) -> None:
+    path = written(tmp_path / "old.ckpt", core, "a", "b")
+    old = load_member(path).model
+    new = build_model(settings_of(core), session_sizes([fabricate_recording(session) for session in ("b", "c")]))
+    copy_core(old, new)
+    assert own_of(new, "c")
+    assert all((value == 0).all() for value in own_of(new, "c").values())
+    for name, value in own_of(new, "b").items():
+        assert torch.equal(value, own_of(old, "b")[name])  # of a session that the core knows
+        assert (value != 0).any()
+    member = extend(
+        path, [fabricate_recording("c", seed=3)], tmp_path / "work", settings=settings_of(core), freeze=freeze
+    )
+    assert all((value != 0).any() for value in own_of(member.model, "c").values())
+    assert not own_of(member.model, "a")
+    before, after = old.core.state_dict(), member.model.core.state_dict()
+    shared = before.keys() - old.core.session_parameters().keys()
+    assert shared == after.keys() - member.model.core.session_parameters().keys()
+    assert all(torch.equal(before[name], after[name]) for name in shared) is freeze
+    member.save(tmp_path / "new.ckpt")
+    stimulus = torch.rand(member.model.stimulus_shape(20))
+    assert torch.equal(load_member(tmp_path / "new.ckpt").model(stimulus, "c"), member.model(stimulus, "c"))
+
+
+@pytest.mark.parametrize("core", list(OWN_PARTS))
+def test_added_sessions_have_their_own_part_of_the_core(tmp_path: Path, core: str) -> None:
+    member = load_member(written(tmp_path / "old.ckpt", core, "a"))
+    model = member.model
+    stimulus = torch.rand(model.stimulus_shape(20))
+    before = model(stimulus, "a")
+    for session in ("c", "d"):
+        add_sessions(model, {session: 3})
+    assert torch.equal(model(stimulus, "a"), before)
+    assert all((value == 0).all() and value.requires_grad for value in own_of(model, "c").values())
+    trained = {name for name, value in model.core.named_parameters(remove_duplicate=False) if value.requires_grad}
+    assert trained == model.core.session_parameters().keys()
+    model(stimulus, "c").square().sum().backward()
+    assert all((value.grad != 0).any() for value in own_of(model, "c").values())
+    with torch.no_grad():
+        for value in own_of(model, "c").values():
+            value.fill_(0.3)
+    Member(model, member.config, 0, 0, model.data_info).save(tmp_path / "new.ckpt")
+    again = load_member(tmp_path / "new.ckpt").model
+    for session in "acd":
+        assert torch.equal(again(stimulus, session), model(stimulus, session))
 
 
 # -------------------------------------------------------------------------------------------------------- command line

@@ -17,6 +17,7 @@ from coread.config import canonical_text
 from coread.eval.predictions import predict, predict_member
 from coread.eval.scores import score_experiment, write_scores
 from coread.models import EnsembleModel, load_core_readout_model, load_ensemble, load_member
+from coread.models.member import Member, build_model, session_sizes
 from coread.models.pretrained import CheckpointError, UnsafeCheckpointError, find_model_file
 from coread.models.pretrained.folder import read_member
 from coread.models.publish import PublishError, Statement, publish
@@ -43,7 +44,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         member = train(settings, recordings, fold, seed, work_dir=folder / "work", accelerator="cpu")
         member.recordings = {"a": "11" * 32}  # of b it does not say
         member.save(folder / "toy" / f"fold{fold}" / f"seed{seed}" / "model.ckpt")
-        predictions.append(predict_member(member, recordings, experiment="toy"))
+        predictions.append(predict_member(member, recordings, experiment="toy", data_changed=True))
     write_scores(score_experiment(recordings, predictions, EVALUATION), folder / "toy" / "scores.csv")
     data = folder / "data" / "fabricated"
     data.mkdir(parents=True)
@@ -65,7 +66,9 @@ def test_a_published_member_predicts_bit_for_bit_what_the_member_does(results: P
     folder = publish([member_file(results)], tmp_path / "out", STATEMENT)
     original, published = load_member(member_file(results)), read_member(folder)
     recordings = [fabricate_recording("a"), fabricate_recording("b", n_neurons=2, seed=1)]
-    one, other = (predict_member(member, recordings, experiment="toy") for member in (original, published))
+    one, other = (
+        predict_member(member, recordings, experiment="toy", data_changed=True) for member in (original, published)
+    )
     for session in ("a", "b"):
         np.testing.assert_array_equal(one.sessions[session].prediction, other.sessions[session].prediction)
     model = load_core_readout_model(folder, "cpu")
@@ -76,6 +79,52 @@ def test_a_published_member_predicts_bit_for_bit_what_the_member_does(results: P
     registered = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     persistent = set(original.model.state_dict()) & registered
     assert set(load_file(folder / "model.safetensors")) == persistent
+
+
+CORE = SETTINGS["model"]["core"]
+READOUTS = "coread.modules.readout.multi_readout"
+SHARING = {
+    "clones": {"readout": {"_target_": f"{READOUTS}.MultiGaussianMaskReadout", "clone_readout": True}},
+    "clones of a grid": {"readout": {"_target_": f"{READOUTS}.MultiGaussianReadoutWrapper", "clone_readout": True}},
+    "features": {
+        "readout": {
+            "_target_": f"{READOUTS}.MultiSampledGaussianReadout",
+            "shared_features": {"match_column": "unit_id"},
+        }
+    },
+    "log speeds": {
+        "hidden_channels": [3, 2],
+        "core": {
+            **CORE,
+            "temporal_kernel_sizes": [4, 3],
+            "spatial_kernel_sizes": [3, 3],
+            "learn_session_log_speed": True,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("shared", list(SHARING))
+def test_what_sessions_share_is_published_and_shared_again(tmp_path: Path, shared: str) -> None:
+    settings = {**SETTINGS, "model": {**SETTINGS["model"], **SHARING[shared]}}
+    sizes = session_sizes(
+        [fabricate_recording("a"), fabricate_recording("b", seed=1), fabricate_recording("c", seed=2)]
+    )
+    model = build_model(settings, sizes | {"stim_mean": 0.5, "stim_std": 2.0}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.rand_like(parameter))  # nothing is where it starts
+    member = tmp_path / "results" / "toy" / "fold0" / "seed0" / "model.ckpt"
+    Member(model, settings, 0, 0, model.data_info).save(member)
+    back = load_core_readout_model(publish([member], tmp_path / "out", STATEMENT), "cpu")
+    stimulus = torch.rand(model.stimulus_shape(20))
+    for session in "abc":
+        assert torch.equal(back(stimulus, session), model(stimulus, session))
+    kept = {name: parameter.shape for name, parameter in model.named_parameters()}
+    assert {name: parameter.shape for name, parameter in back.named_parameters()} == kept
+    assert len(kept) < len(
+        list(model.named_parameters(remove_duplicate=False))
+    )  # each is there once, under all its names
 
 
 def test_a_published_member_says_where_it_comes_from(results: Path, tmp_path: Path) -> None:

@@ -189,6 +189,23 @@ def test_log_speeds_need_sessions_and_filters_that_can_be_stretched():
     assert not make().session_dependent
 
 
+def test_new_sessions_get_a_log_speed_that_all_layers_share():
+    core = make(learn_session_log_speed=True, n_neurons_dict={"a": 3}).eval()
+    core.add_sessions(["c"])
+    speeds = core.session_parameters()
+    assert set(speeds) == {f"features.layer{i}.conv.log_speed_{session}" for i in (0, 1) for session in "ac"}
+    assert set(speeds) < set(core.state_dict())
+    assert speeds["features.layer0.conv.log_speed_c"] is speeds["features.layer1.conv.log_speed_c"]
+    x = torch.randn(1, 2, 25, 14, 13)
+    assert torch.equal(core(x, "c"), core(x, "a session of another experiment"))
+    with torch.no_grad():
+        speeds["features.layer0.conv.log_speed_c"].fill_(0.4)
+    assert not torch.allclose(core(x, "c"), core(x), rtol=1e-3)
+    plain = make(n_neurons_dict={"a": 3})
+    plain.add_sessions(["c"])
+    assert plain.session_parameters() == DummyCore().session_parameters() == {}
+
+
 # ------------------------------------------------------------------------------------------------------ recurrent cores
 
 
@@ -223,6 +240,21 @@ def test_the_gru_follows_its_equations_frame_by_frame():
         torch.testing.assert_close(state, expected)
         torch.testing.assert_close(stepped, expected)
     assert ConvGRUCell(2, 3, 4, 3, pad_input=False)(torch.randn(1, 2, 9, 9)).shape == (1, 3, 6, 6)
+
+
+@pytest.mark.parametrize("cut", [0, 3])
+def test_a_carried_state_goes_on_where_the_last_call_ended(cut: int):
+    core = make_gru(cut_first_n_frames=cut).eval()
+    x = torch.randn(2, 2, 40, 14, 13)
+    whole = core(x)
+    core.restart(carry=True)
+    pieces = [core(x[:, :, start : start + core.lag + 9]) for start in range(0, whole.shape[2], 9)]
+    torch.testing.assert_close(torch.cat(pieces, dim=2), whole)
+    core.restart(carry=True)
+    torch.testing.assert_close(core(x), whole)
+    core.restart(carry=False)
+    torch.testing.assert_close(core(x), whole)
+    torch.testing.assert_close(core(x), whole)
 
 
 def test_every_hidden_layer_is_padded_by_its_own_filter():
@@ -265,6 +297,9 @@ def test_a_session_or_a_given_condition_modulates_every_layer():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for film in films for p in film.parameters())
     with pytest.raises(ValueError, match=r"condition .* of \(2, 2\), got \(2, 3\)"):
         core(x, torch.zeros(2, 3))
+    core.add_sessions(["c"])
+    assert set(core.session_parameters()) == {f"session_conditions.{session}" for session in "abc"}
+    assert torch.equal(core(x, data_key="c"), core(x, data_key="new"))
 
 
 def test_wrong_recurrent_cores_are_refused():

@@ -46,7 +46,7 @@ def recordings_from_containers(
     (`{"train": [0, 150, ...]}`); a movie without them is one. Repeats become rows of the trials; a bin in which a
     repeat has no neuron's value (NaN padding) is masked. Raises ContainerError that names the session.
     """
-    shared: dict[int, Stimulus] = {}
+    shared: dict[tuple[int, float, float], Stimulus] = {}
     recordings = []
     for session, responses in neuron_data_dictionary.items():
         movies = movies_of(session, movies_dictionary)
@@ -108,16 +108,20 @@ def _table(
 
 
 def _stimuli(
-    movies: MoviesTrainTestSplit, rate_hz: float, pixel_um: float | None, shared: dict[int, Stimulus]
+    movies: MoviesTrainTestSplit,
+    rate_hz: float,
+    pixel_um: float | None,
+    shared: dict[tuple[int, float, float], Stimulus],
 ) -> dict[str, Stimulus]:
-    """Return a view of every movie; the same array gives the same stimulus, which a device then holds once."""
+    """Return a view of every movie; the same array in the same units gives the same stimulus, held once by a device."""
     mean, std = normalisation(movies)
     found = {}
     for name, movie in {TRAIN_MOVIE: movies.train, **movies.test_dict}.items():
-        if id(movie) not in shared:
+        key = (id(movie), mean, std)
+        if key not in shared:
             frames = movie.transpose(1, 0, 2, 3)
-            shared[id(movie)] = Stimulus(frames, rate_hz, scale=std, offset=mean, blank_value=mean, pixel_um=pixel_um)
-        found[name] = shared[id(movie)]
+            shared[key] = Stimulus(frames, rate_hz, scale=std, offset=mean, blank_value=mean, pixel_um=pixel_um)
+        found[name] = shared[key]
     return found
 
 

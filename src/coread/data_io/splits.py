@@ -77,12 +77,16 @@ def fold_clips(n_clips: int, split: Mapping[str, Any], fold: int, content: str =
     """Return which of a stimulus' clips a fold holds out: every n-th of an order drawn from seed and content.
 
     The order depends on what is shown and on nothing else, so that sessions which share a movie, whatever else they
-    were shown and under which name, hold out the same clips of it.
+    were shown and under which name, hold out the same clips of it. A stimulus with fewer clips than folds starts at a
+    fold that is drawn too.
     """
     digits = int(content[:8], 16) if content else 0
-    order = np.random.default_rng([int(split["seed"]), digits]).permutation(n_clips)
+    rng = np.random.default_rng([int(split["seed"]), digits])
+    order, n_folds = rng.permutation(n_clips), int(split["n_folds"])
+    # all short stimuli would lie in the first folds; the others reach every fold from the first one on
+    start = int(rng.integers(n_folds)) if n_clips < n_folds else 0
     held_out = np.zeros(n_clips, bool)
-    held_out[order[fold :: int(split["n_folds"])]] = True
+    held_out[order[(fold - start) % n_folds :: n_folds]] = True
     return held_out
 
 
@@ -194,10 +198,16 @@ def _clips_by_stimulus(
     n_folds = int(split["n_folds"])
     if sum(n_clips) < max(2, n_folds):
         raise SplitError(f"{n_folds} folds need at least {max(2, n_folds)} training clips, found {sum(n_clips)}")
-    return [
+    held_out = [
         fold_clips(count, split, fold, recording.stimuli[name].digest())
         for name, count in zip(names, n_clips, strict=True)
     ]
+    if not any(clips.any() for clips in held_out):
+        raise SplitError(
+            f"fold {fold} of {n_folds} holds out none of the {sum(n_clips)} training clips, because the fold of a "
+            f"stimulus with fewer than {n_folds} clips is drawn: choose another seed of the split, or fewer folds"
+        )
+    return held_out
 
 
 def _windowed_sum(recording: Recording, marked: Bool[np.ndarray, "bin"], lag: int) -> np.ndarray:

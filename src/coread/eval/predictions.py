@@ -18,7 +18,7 @@ from coread import __version__
 from coread.data_io.dataloader import find_runs, stimulus_input
 from coread.data_io.splits import TEST, VALIDATION, label_bins
 from coread.data_io.statistics import Statistics
-from coread.recording import COMPRESSION, Recording
+from coread.recording import COMPRESSION, Recording, content_digest
 from coread.signatures import GROUP_MODULES
 
 if TYPE_CHECKING:
@@ -64,11 +64,17 @@ def predict_member(
     experiment: str,
     device: torch.device | str | None = None,
     batch_bins: int | None = None,
+    digests: Mapping[str, str] | None = None,
+    data_changed: bool = False,
 ) -> MemberPredictions:
     """Predict the validation and test bins of every session, withheld ones included; all other bins are NaN.
 
-    What a model wants beside the stimulus is made of the member's own maps and the labels of its fold.
+    What a model wants beside the stimulus is made of the member's own maps and the labels of its fold. Raises
+    PredictionError for a recording other than the one of that session that the member was trained on, unless
+    `data_changed`; `digests` are the content digests of the recordings where they are known, computed otherwise.
     """
+    if not data_changed:
+        _check_same_data(member, recordings, digests or {})
     sessions = {}
     for recording in recordings:
         label = label_bins(recording, member.config["splits"], member.fold, member.model.lag)
@@ -78,6 +84,22 @@ def predict_member(
         )
         sessions[recording.session] = SessionPrediction(prediction, label)
     return MemberPredictions(experiment, member.fold, member.seed, int(member.model.lag), sessions)
+
+
+def _check_same_data(member: "Member", recordings: Sequence[Recording], digests: Mapping[str, str]) -> None:
+    """Raise PredictionError if bins or cells may not be those of the training: trained bins would count as test."""
+    for recording in recordings:
+        session = recording.session
+        if (trained := member.recordings.get(session)) is None:
+            continue
+        given = digests.get(session) or content_digest(recording)
+        if given != trained:
+            raise PredictionError(
+                f"session {session!r}: the recording is not the one that fold{member.fold}_seed{member.seed} was "
+                f"trained on: its content digest is {given}, that of the training {trained}; give the same data "
+                "settings (data_io) and files as in the training, or train again (in Python, data_changed=True if "
+                "another recording is meant)"
+            )
 
 
 def withheld_test_bins(recording: Recording) -> Bool[np.ndarray, "bin"]:
@@ -105,9 +127,11 @@ def predict(
     stimulus: then each is computed with its own behaviour and history, made with the maps that `data_info` keeps.
     `labels` say which responses that history may look at, by default those of the member's training. Sequences of equal
     length share a batch of at most `batch_bins` input bins (None: as many as take little memory); longer stretches are
-    cut into chunks that overlap by the model's `lag`, so memory is bounded. An ensemble whose members want context is
-    the mean of their predictions. The model's train/eval state is left as found; `device` None means where the model
-    is. Raises PredictionError if the output has not one row per bin and one column per neuron.
+    cut into chunks that overlap by the model's `lag`, so memory is bounded. A recurrent core is shown whole trials,
+    also their masked bins and those that `bins` leaves out: its state starts at zero with every trial and goes on from
+    chunk to chunk. An ensemble whose members want context is the mean of their predictions. The model's train/eval
+    state is left as found; `device` None means where the model is. Raises PredictionError if the output has not one row
+    per bin and one column per neuron.
     """
     names: Sequence[str] = getattr(model, "context_names", ())
     if names and hasattr(model, "members"):
@@ -134,8 +158,13 @@ def predict(
     scale = statistics.response_scale[recording.session].to(where)
     context = _bind_context(recording, data_info, labels) if names else None
     predicted = np.full((recording.n_bins, recording.n_neurons), np.nan, np.float32)
-    with evaluating(model), torch.inference_mode():
-        for batch in _batches(recording, bins, lag, batch_bins, each_apart=context is not None):
+    with evaluating(model), torch.inference_mode(), _carried_state(model) as cores:
+        for batch in _batches(
+            recording, bins, lag, batch_bins, each_apart=context is not None, whole_trials=len(cores) > 0
+        ):
+            if not batch.goes_on:
+                for core in cores:
+                    core.restart(carry=True)
             inputs = stimulus_input(recording, batch.stimulus, batch.frames, statistics, where)
             told = {} if context is None else context.at(_input_bins(batch, lag), names, where)
             output = model(inputs, recording.session, **told)
@@ -147,6 +176,8 @@ def predict(
                 )
             rows = batch.first[:, None] + np.arange(expected[1])
             predicted[rows] = (output * scale).float().cpu().numpy()[batch.sequence]
+    if bins is not None:
+        predicted[~bins] = np.nan
     return predicted
 
 
@@ -160,6 +191,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _carried_state(model: nn.Module) -> Iterator[list[Any]]:
+    """Yield the recurrent cores of a model and let them start every call at zero again afterwards."""
+    cores: list[Any] = [module for module in model.modules() if getattr(module, "recurrent", None) is not None]
+    try:
+        yield cores
+    finally:
+        for core in cores:
+            core.restart(carry=False)
 
 
 def _affordable_bins(recording: Recording) -> int:
@@ -178,12 +220,16 @@ def _bind_context(
 
 
 class _Batch(NamedTuple):
-    """Distinct frame sequences and the places they predict: stretch i starts at bin first[i], shows sequence[i]."""
+    """Distinct frame sequences and the places they predict: stretch i starts at bin first[i], shows sequence[i].
+
+    One that `goes_on` continues every sequence of the batch before it.
+    """
 
     stimulus: str
     frames: Int[np.ndarray, "distinct time"]
     first: Int[np.ndarray, "stretch"]
     sequence: Int[np.ndarray, "stretch"]
+    goes_on: bool = False
 
 
 def _input_bins(batch: _Batch, lag: int) -> Int[np.ndarray, "stretch time"]:
@@ -192,12 +238,19 @@ def _input_bins(batch: _Batch, lag: int) -> Int[np.ndarray, "stretch time"]:
 
 
 def _batches(
-    recording: Recording, bins: Bool[np.ndarray, "bin"] | None, lag: int, batch_bins: int, each_apart: bool
+    recording: Recording,
+    bins: Bool[np.ndarray, "bin"] | None,
+    lag: int,
+    batch_bins: int,
+    *,
+    each_apart: bool,
+    whole_trials: bool,
 ) -> Iterator[_Batch]:
-    wanted = recording.bin_in_trial() >= lag
-    if bins is not None:
-        wanted &= bins
-    first, length = _stretches(recording, wanted, batch_bins - lag)
+    has_output = recording.bin_in_trial() >= lag
+    wanted = has_output if bins is None else has_output & bins
+    if whole_trials:
+        wanted = has_output & np.isin(recording.trial, recording.trial[wanted])
+    first, length = _stretches(recording, wanted, recording.n_bins if whole_trials else batch_bins - lag)
     names, stimulus = np.unique(recording.trials["stimulus"].to_numpy().astype(str), return_inverse=True)
     shown = stimulus[recording.trial[first]]
     for n_out in np.unique(length):
@@ -212,7 +265,16 @@ def _batches(
             size = max(1, batch_bins // (n_out + lag))
             for begin in range(0, len(distinct), size):
                 inside = (sequence >= begin) & (sequence < begin + size)
-                yield _Batch(names[code], distinct[begin : begin + size], starts[inside], sequence[inside] - begin)
+                batch = _Batch(names[code], distinct[begin : begin + size], starts[inside], sequence[inside] - begin)
+                yield from _pieces(batch, lag, batch_bins)
+
+
+def _pieces(batch: _Batch, lag: int, batch_bins: int) -> Iterator[_Batch]:
+    """Cut sequences of more than `batch_bins` input bins; of those only one shares a batch."""
+    n_out, longest = batch.frames.shape[1] - lag, batch_bins - lag
+    for start in range(0, n_out, longest):
+        frames = batch.frames[:, start : min(start + longest, n_out) + lag]
+        yield batch._replace(frames=frames, first=batch.first + start, goes_on=start > 0)
 
 
 def _stretches(

@@ -39,8 +39,9 @@ class PretrainedCore:
     `model` names the trained model: a released name, a hub repository, or a name that `model_files` of this machine
     maps to a file or folder. `sha256` is that of the checkpoint, or of `config.json` in a published folder: it stands
     in the settings, because another core makes another member. `freeze` keeps weights and batch statistics of the core
-    as they are. `model.core` and `model.hidden_channels` of the experiment give way to those of the trained model, all
-    but penalties and dropout.
+    as they are, but for what a session has of its own there (log speed, condition): that starts neutral for a session
+    that the core does not know, and is learned with its readout. `model.core` and `model.hidden_channels` of the
+    experiment give way to those of the trained model, all but penalties and dropout.
     """
 
     model: str
@@ -133,7 +134,7 @@ class TrainedCore:
         """
         copy_core(self.trained, model, self.name)
         if self.freeze:
-            model.freeze_core()
+            _freeze_shared(model)
 
 
 def _form(maps: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
@@ -154,13 +155,29 @@ def model_digest(path: Path) -> str:
 
 
 def copy_core(source: BaseCoreReadout, target: BaseCoreReadout, name: str = "the trained model") -> None:
-    """Copy parameters and buffers of a core; raises CoreMismatchError naming one that differs, with both shapes."""
+    """Copy parameters and buffers of a core; raises CoreMismatchError naming one that differs, with both shapes.
+
+    What only sessions of the source have of their own is left out, what only sessions of the target have becomes
+    neutral.
+    """
     old, new = source.core.state_dict(), target.core.state_dict()
+    known, wanted = source.core.session_parameters(), target.core.session_parameters()
+    for key in known.keys() - wanted.keys():
+        del old[key]
+    for key in wanted.keys() - known.keys():
+        old[key] = torch.zeros_like(new[key])
     for key in [*new, *(key for key in old if key not in new)]:
         shapes = [None if key not in state else tuple(state[key].shape) for state in (old, new)]
         if shapes[0] != shapes[1]:
             raise CoreMismatchError(f"core.{key} is {shapes[0]} in {name} and {shapes[1]} in the new model")
     target.core.load_state_dict(old)
+
+
+def _freeze_shared(model: BaseCoreReadout) -> None:
+    """Freeze what sessions share of the core; what one has of its own there is learned as its readout is."""
+    model.freeze_core()
+    for parameter in model.core.session_parameters().values():
+        parameter.requires_grad_(True)
 
 
 def add_sessions(
@@ -175,7 +192,8 @@ def add_sessions(
     """Add readouts for new sessions to a trained model, beside its old ones; the core is kept as it is.
 
     So are added what else a model has of a session, such as shifter and modulator, where `n_trials_dict` is needed for
-    a gain per trial. What a new session's regressors were fitted to goes to `model.update_model_data_info`.
+    a gain per trial, and what it has of its own in the core (log speed, condition), which starts neutral and is never
+    frozen. What a new session's regressors were fitted to goes to `model.update_model_data_info`.
 
     `mean_activity_dict` are the mean responses in training, in units of `response_scale` (default 1), from which biases
     start. `session_tables` go to the readouts that need more of a session. Raises ValueError for sessions that the
@@ -191,10 +209,11 @@ def add_sessions(
         new["n_trials_dict"] = {session: int(count) for session, count in n_trials_dict.items()}
     model.update_model_data_info(new)
     model.make_session_parts(counts)
+    model.core.add_sessions(counts)
     device = next(model.core.parameters(), torch.empty(0)).device
     model.to(device).train(model.training)
     if freeze_core:
-        model.freeze_core()
+        _freeze_shared(model)
 
 
 def check_input_shape(name: str, trained: Any, new: Any) -> None:

@@ -19,7 +19,8 @@ class SingleCellSeparatedLNP(IndependentCells):
     """Space-time separable LNP models, one per cell, of the stimulus around each cell's receptive field.
 
     Published as a model of one cell, which it is without `n_neurons_dict`; with it, all cells of all sessions are
-    trained together, each as if it were alone (`SeparableLNPReadout` describes the model and its arguments).
+    trained together, those of one session each as if it were alone. With several sessions a shorter one gets more
+    passes per epoch (`SeparableLNPReadout` describes the model and its arguments).
 
     Args:
         in_shape: `(channel, time, height, width)` of the stimulus.

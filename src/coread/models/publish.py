@@ -195,9 +195,15 @@ def _check_loads(folder: Path, member: Member, path: Path) -> None:
 
 
 def _weights(member: Member) -> dict[str, Tensor]:
-    """Return the state dict without the grids of readouts, which follow from shapes and repeat for every neuron."""
-    state = member.model.state_dict()
-    registered = {name for name, _ in (*member.model.named_parameters(), *member.model.named_buffers())}
+    """Return the state dict without the grids of readouts, which follow from shapes and repeat for every neuron.
+
+    What sessions share, as cloned readouts do, is there once under each of its names: models are read strictly, and
+    safetensors refuses tensors that share memory. The model that is built on reading shares it again.
+    """
+    model = member.model
+    state = model.state_dict()
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    registered = {name for name, _ in named}
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items() if name in registered}
 
 

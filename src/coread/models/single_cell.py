@@ -1,4 +1,4 @@
-"""Models whose cells share nothing, trained together with the result of training each of them alone."""
+"""Models whose cells share nothing; those of one session are trained as each of them would be alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,9 +19,10 @@ class IndependentCells(BaseCoreReadout):
     """A readout of the stimulus in which every parameter has neurons first and belongs to one of them.
 
     Of loss and penalties, both means over neurons, the sum over the cells of a batch's session is minimised, so that a
-    cell's gradient does not depend on the others; gradients are clipped cell by cell. `cell_scores` are the
-    correlations of every cell over all bins of the last validation, -1 where a cell has none: what early stopping per
-    cell watches.
+    cell's gradient does not depend on the others; gradients are clipped cell by cell. Sessions do depend on each other
+    in how long and on which windows they are trained: in an epoch a shorter one is visited several times, and the
+    windows of all are drawn from one generator. `cell_scores` are the correlations of every cell over all bins of the
+    last validation, -1 where a cell has none: what early stopping per cell watches.
     Raises ValueError for a loss that is no mean over neurons, or that weighs them by the population.
     """
 

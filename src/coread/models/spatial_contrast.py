@@ -42,9 +42,10 @@ class SingleCellSpatialContrast(IndependentCells):
     """Spatial-contrast models, one per cell: a softplus(b (mean + w contrast) + c) with w >= 0 and a >= 0.
 
     Published as a model of one cell, which it is without `n_neurons_dict`; with it, all cells of all sessions are
-    trained together, each as if it were alone (`SpatialContrastReadout` describes the model). Filters are read from the
-    file `sta_file_name` in `sta_dir`, (frame, height, width); without these they are taken from the spike-triggered
-    averages of the training bins (`initialization: sta`).
+    trained together, those of one session each as if it were alone. With several sessions a shorter one gets more
+    passes per epoch (`SpatialContrastReadout` describes the model). Filters are read from the file `sta_file_name` in
+    `sta_dir`, (frame, height, width); without these they are taken from the spike-triggered averages of the training
+    bins (`initialization: sta`).
 
     Args:
         in_shape: `(1, time, height, width)` of the stimulus.

@@ -1,7 +1,7 @@
 """Cores: what all sessions share, from the stimulus to feature maps."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,13 @@ class Core(nn.Module):
     spatial_stride: tuple[float, float] = (1.0, 1.0)
     spatial_offset: tuple[float, float] = (0.0, 0.0)
     session_dependent: bool = False  # whether `forward` answers differently to another `data_key`
+
+    def session_parameters(self) -> dict[str, nn.Parameter]:
+        """Return what sessions have of their own, by its names in the state dict; zeros are a session without any."""
+        return {}
+
+    def add_sessions(self, sessions: Iterable[str]) -> None:
+        """Give new sessions parameters of their own, at zero, if the core's sessions have any."""
 
     def penalties(self) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted terms of the penalty by name; none by default."""
@@ -153,6 +160,22 @@ class ConvolutionalCore(Core):
     def convolutions(self) -> list[SpaceTimeConv]:
         """The convolution of every layer."""
         return [layer.conv for layer in self.features if hasattr(layer, "conv")]  # type: ignore[misc]
+
+    def session_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the log speeds, in every layer, by their names in the state dict."""
+        return {
+            f"features.{name}.conv.log_speed_{session}": layer.conv.log_speed(session)  # type: ignore[union-attr, operator]
+            for name, layer in self.features.named_children()
+            if hasattr(layer, "conv")
+            for session in layer.conv.log_speed_sessions  # type: ignore[union-attr]
+        }
+
+    def add_sessions(self, sessions: Iterable[str]) -> None:
+        """Give new sessions log speeds of 0, which all layers share, if the core's sessions have any."""
+        speeds = {session: nn.Parameter(torch.zeros(1)) for session in sessions}
+        for conv in self.convolutions:
+            if conv.log_speed_sessions:
+                conv.add_log_speeds(speeds)
 
     def spatial_laplace(self) -> Float[Tensor, ""]:
         """Return the spatial roughness of layer 0."""

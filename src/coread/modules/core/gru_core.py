@@ -1,7 +1,7 @@
 """Cores that end in a recurrent layer, and such cores whose layers are modulated by a condition."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ class ConvGRUCore(ConvolutionalCore, Core3d):
     """Layers of space-time convolution, batch norm and nonlinearity, then a convolutional GRU over the frames.
 
     Penalties mean the same as in `SimpleCoreWrapper`; `recurrent` is the GRU's own, weighted by `gru_kwargs.gamma_rec`.
+    The recurrent state starts at zero in every call, that is in every window of the training; `restart` lets it go on
+    from call to call, with which `coread.eval.predictions.predict` starts it at the first bin of every trial only.
 
     Args:
         channels: numbers of channels `(stimulus, layer 0, layer 1, ...)`.
@@ -45,8 +47,8 @@ class ConvGRUCore(ConvolutionalCore, Core3d):
         use_gru: end in a GRU.
         use_projections: mix channels by a 1 x 1 x 1 convolution after layer 0.
         gru_kwargs: rec_channels, input_kern, rec_kern, groups, gamma_rec, pad_input: see `ConvGRUCell`.
-        cut_first_n_frames: frames cut from the front of the output, while the recurrent state, which starts at zero in
-            every window, settles.
+        cut_first_n_frames: frames cut from the front of the output, while the recurrent state, which starts at zero,
+            settles.
         published_behaviour: openretina 1.1.1: every layer has the padding of the layer before it, and layer 0 a
             nonlinearity only if the last one has; `gamma_hidden` weighs the group sparsity of all layers,
             `gamma_in_sparse` that of layer 0 as space-time filters, and penalties need "custom_separable".
@@ -122,6 +124,8 @@ class ConvGRUCore(ConvolutionalCore, Core3d):
             self.features.add_module("gru", GRU_Module(channels[-1], **gru_kwargs))
         self.lag = cut_first_n_frames + sum(conv.lag for conv in self.convolutions)
         self.spatial_offset = self._offset(0), self._offset(1)
+        self._carries = False
+        self._state: Tensor | None = None
 
     def _offset(self, axis: int) -> float:
         """Return the input pixel under output pixel 0 along height (0) or width (1)."""
@@ -136,6 +140,30 @@ class ConvGRUCore(ConvolutionalCore, Core3d):
     def recurrent(self) -> GRU_Module | None:
         """The recurrent layer, if there is one."""
         return getattr(self.features, "gru", None)
+
+    def restart(self, *, carry: bool) -> None:
+        """Let the next call start at a state of zero, and with `carry` all calls after it at the state of the last one.
+
+        A call that goes on must show the same sequences, from `lag` frames before those that have not been shown yet.
+        """
+        self._carries = carry and self.recurrent is not None
+        self._state = None
+
+    def _recur(
+        self, x: Float[Tensor, "batch channel time height width"]
+    ) -> Float[Tensor, "batch feature out_time out_height out_width"]:
+        """Run the GRU, if there is one, and cut the first frames: a state that is carried has seen them already."""
+        gru, cut = self.recurrent, self.cut_first_n_frames
+        if gru is None:
+            return x[:, :, cut:]
+        x = gru(x)[:, :, cut:] if self._state is None else gru(x[:, :, cut:], self._state)
+        if self._carries:
+            self._state = x[:, :, -1].clone()  # a view would keep all frames
+        return x
+
+    def _layers(self) -> dict[int, nn.Module]:
+        """Return the layers before the GRU by their place in `features`."""
+        return {i: layer for i, layer in enumerate(self.features) if layer is not self.recurrent}
 
     def penalties(self) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted penalties whose weight is not zero, with `recurrent` for that of the GRU."""
@@ -170,9 +198,9 @@ class ConvGRUCore(ConvolutionalCore, Core3d):
     ) -> Float[Tensor, "batch feature out_time out_height out_width"]:
         """Return the feature maps, `lag` frames shorter than the stimulus."""
         x = input_
-        for layer in self.features:
+        for layer in self._layers().values():
             x = run_layer(layer, x, data_key)
-        return x[:, :, self.cut_first_n_frames :]
+        return self._recur(x)
 
 
 class ConditionedGRUCore(ConvGRUCore):
@@ -192,6 +220,18 @@ class ConditionedGRUCore(ConvGRUCore):
         self.session_conditions = nn.ParameterDict({session: torch.randn(cond_dim) for session in sessions})
         self.session_dependent = self.session_dependent or bool(sessions)
 
+    def session_parameters(self) -> dict[str, nn.Parameter]:
+        """Return log speeds and conditions by their names in the state dict."""
+        conditions = {f"session_conditions.{session}": value for session, value in self.session_conditions.items()}
+        return super().session_parameters() | conditions
+
+    def add_sessions(self, sessions: Iterable[str]) -> None:
+        """Give new sessions log speeds and conditions of 0, each if the core's sessions have any."""
+        new = list(sessions)
+        super().add_sessions(new)
+        if self.session_conditions:
+            self.session_conditions.update({session: nn.Parameter(torch.zeros(self.cond_dim)) for session in new})
+
     def condition_of(self, data_key: str | None, batch: int) -> Float[Tensor, "batch condition"]:
         """Return the learned condition of a session for every batch item, zeros for an unknown one."""
         if data_key is not None and data_key in self.session_conditions:
@@ -206,11 +246,11 @@ class ConditionedGRUCore(ConvGRUCore):
     ) -> Float[Tensor, "batch feature out_time out_height out_width"]:
         """Return the modulated feature maps, `lag` frames shorter than the stimulus."""
         condition = self.condition_of(data_key, len(x)) if conditioning is None else conditioning
-        for i, layer in enumerate(self.features):
+        for i, layer in self._layers().items():
             x = run_layer(layer, x, data_key)
             if hasattr(self, f"film_{i}"):
                 x = getattr(self, f"film_{i}")(x, condition)
-        return x[:, :, self.cut_first_n_frames :]
+        return self._recur(x)
 
 
 def _per_layer(sizes: int | Sequence[int], n_layers: int) -> list[int]:

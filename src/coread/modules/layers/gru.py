@@ -108,9 +108,9 @@ class ConvGRUCell(nn.Module):
 
 
 class GRU_Module(nn.Module):  # noqa: N801 (the published name)
-    """A `ConvGRUCell` run over the frames of `(batch, channel, time, height, width)`; the first state is zero.
+    """A `ConvGRUCell` run over the frames of `(batch, channel, time, height, width)`.
 
-    An output frame depends on its own and all earlier input frames of the window.
+    An output frame depends on its own and all earlier input frames of the window, and on the state before the first.
     """
 
     def __init__(
@@ -126,8 +126,13 @@ class GRU_Module(nn.Module):  # noqa: N801 (the published name)
         super().__init__()
         self.gru = ConvGRUCell(input_channels, rec_channels, input_kern, rec_kern, groups, gamma_rec, pad_input)
 
-    def forward(self, input_: LayerInput) -> Float[Tensor, "*batch state time out_height out_width"]:
-        """Return the state after every frame, for a batch or for one stimulus without that axis; raises ValueError."""
+    def forward(
+        self, input_: LayerInput, state: Float[Tensor, "batch state out_height out_width"] | None = None
+    ) -> Float[Tensor, "*batch state time out_height out_width"]:
+        """Return the state after every frame, for a batch or for one stimulus without that axis; raises ValueError.
+
+        The state before the first frame is zero where none is given.
+        """
         x = input_ if isinstance(input_, Tensor) else input_[0]
         if x.ndim == 4:
             return self.forward(x.unsqueeze(0)).squeeze(0)
@@ -136,7 +141,7 @@ class GRU_Module(nn.Module):  # noqa: N801 (the published name)
         # the input's share of the gates needs no loop; the recurrence does
         frames = x.transpose(1, 2)
         shares = [gate.unflatten(0, frames.shape[:2]).unbind(1) for gate in self.gru.of_input(frames.flatten(0, 1))]
-        state = torch.zeros_like(shares[0][0])
+        state = torch.zeros_like(shares[0][0]) if state is None else state
         states = []
         for gates in zip(*shares, strict=True):
             state = self.gru.step(gates, state)

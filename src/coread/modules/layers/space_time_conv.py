@@ -43,8 +43,14 @@ class SpaceTimeConv(nn.Module):
         self.out_channels = out_channels
         self.kernel_size = kernel_size
         self.lag = kernel_size[0] - 1
-        self._log_speed_sessions = tuple(key.removeprefix("log_speed_") for key in log_speed_dict)
-        for session, value in zip(self._log_speed_sessions, log_speed_dict.values(), strict=True):
+        self.log_speed_sessions: tuple[str, ...] = ()
+        self.add_log_speeds(log_speed_dict)
+
+    def add_log_speeds(self, log_speed_dict: Mapping[str, float | Tensor]) -> None:
+        """Take the log speeds of further sessions; a Parameter is trained."""
+        sessions = tuple(key.removeprefix("log_speed_") for key in log_speed_dict)
+        self.log_speed_sessions += sessions
+        for session, value in zip(sessions, log_speed_dict.values(), strict=True):
             if isinstance(value, nn.Parameter):
                 self.register_parameter(f"log_speed_{session}", value)
             else:
@@ -52,7 +58,7 @@ class SpaceTimeConv(nn.Module):
 
     def log_speed(self, data_key: str | None) -> Tensor | None:
         """Return a session's log speed; None, for the default, where the session has none."""
-        return getattr(self, f"log_speed_{data_key}") if data_key in self._log_speed_sessions else None
+        return getattr(self, f"log_speed_{data_key}") if data_key in self.log_speed_sessions else None
 
     @property
     def padding_before(self) -> tuple[int, int]:
