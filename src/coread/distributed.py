@@ -27,6 +27,7 @@ from typing import Literal, NoReturn
 PARENT_POLL_S = 1.0
 USAGE_POLLS = 10
 USAGE = "COREAD_USAGE"  # folder in which ranks tell the supervisor what they use: it is no parent of theirs
+TELLING = threading.Lock()
 SCONTROL_TIMEOUT_S = 30.0
 
 
@@ -115,13 +116,14 @@ def _tell_usage(rank: int) -> None:
     """Write what this rank has used so far where the supervisor asked for it."""
     if USAGE not in os.environ:
         return
-    used = resource.getrusage(resource.RUSAGE_SELF)
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes there and kilobytes elsewhere
-    facts = {"peak_memory_mb": used.ru_maxrss / unit, "cpu_s": used.ru_utime + used.ru_stime}
-    with contextlib.suppress(OSError):  # a full disk is no reason to end a training
+    # one thread at a time, or an earlier reading could replace the last one; a full disk is no reason to end a training
+    with TELLING, contextlib.suppress(OSError):
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        facts = {"peak_memory_mb": used.ru_maxrss / unit, "cpu_s": used.ru_utime + used.ru_stime}
         folder = Path(os.environ[USAGE])
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".rank{rank}.{threading.get_ident()}.tmp"
+        temporary = folder / f".rank{rank}.tmp"
         temporary.write_text(json.dumps(facts), encoding="utf-8")
         temporary.replace(folder / f"rank{rank}.json")
 
