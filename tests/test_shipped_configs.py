@@ -206,13 +206,15 @@ def test_the_documented_groups_exist() -> None:
 
 
 @pytest.mark.parametrize("experiment", SIMULATED)
-def test_experiments_on_the_simulated_cortex_differ_in_data_size_and_patience_only(experiment: str) -> None:
+def test_experiments_on_the_simulated_cortex_differ_in_size_and_patience_only(experiment: str) -> None:
     expected = copy.deepcopy(experiment_slice(experiment.replace("simulated_cortex", "sensorium_2022"), "train"))
     simulated = experiment_slice(experiment, "train")
     expected["model"]["core"] |= {"hidden_channels": 16, "layers": 2}
     expected["dataloader"]["batch_size"] = 32
     if "rounds_of_patience" in expected["training_callbacks"]:
         expected["training_callbacks"]["rounds_of_patience"]["patience"] = 10
+    if experiment == "simulated_cortex_state":
+        expected["model"]["modulator"]["alpha_behav"] = 5.0
     assert simulated == expected
     assert compose(experiment).data_io.dataset == "simulated_cortex"
 
