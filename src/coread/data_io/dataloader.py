@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import h5py
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Int8, Shaped
+from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
 from coread.data_io.statistics import Statistics
@@ -179,6 +179,10 @@ class SessionWindows:
 
     def _inputs(self, trial: np.ndarray, frames: np.ndarray) -> Float[Tensor, "batch channel time height width"]:
         codes = self._trial_stimulus[trial]
+        if (codes == codes[0]).all():  # as a rule, and then nothing has to be put together
+            name = self._stimulus_names[codes[0]]
+            resident = self._on_device.get(name)
+            return stimulus_input(self.recording, name, frames, self.statistics, self.device, resident).contiguous()
         shape = self.recording.stimuli[self._stimulus_names[0]].frames.shape[1:]
         inputs = torch.empty((len(trial), shape[0], frames.shape[1], *shape[1:]), device=self.device)
         for code in np.unique(codes):
@@ -230,13 +234,11 @@ def stimulus_input(
         distinct, position = np.unique(index, return_inverse=True)
         index = position.reshape(index.shape)
         held = torch.as_tensor(read_rows(stimulus.frames, distinct), device=device)
-    # stored frames are mirrored, which take a quarter of the memory of normalised ones if they are bytes
-    shown = mirrored(held[torch.as_tensor(index, device=device)], recording.mirror)
-    values = normalised(shown, stimulus, statistics)
+    values = normalised(held[torch.as_tensor(index, device=device)], stimulus, statistics)
     if (frames == BLANK).any():
         blank = (stimulus.blank_value - statistics.stim_mean) / statistics.stim_std
         values[torch.as_tensor(frames == BLANK, device=device)] = blank
-    return values.movedim(1, 2)
+    return mirrored(values.movedim(1, 2), recording.mirror)
 
 
 def normalised(raw: Tensor, stimulus: Stimulus, statistics: Statistics) -> Float[Tensor, "..."]:
@@ -246,7 +248,7 @@ def normalised(raw: Tensor, stimulus: Stimulus, statistics: Statistics) -> Float
     return raw.to(torch.float32).mul_(gain).add_(shift) if raw.dtype != torch.float32 else raw * gain + shift
 
 
-def mirrored(frames: Shaped[Tensor, "... height width"], mirror: str) -> Shaped[Tensor, "... height width"]:
+def mirrored(frames: Float[Tensor, "... height width"], mirror: str) -> Float[Tensor, "... height width"]:
     """Return frames as the recorded eye saw them."""
     return frames if mirror == "none" else frames.flip({"height": -2, "width": -1}[mirror])
 
