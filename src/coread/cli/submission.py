@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         "--recording",
         type=Path,
         required=True,
-        help="the session they are for, with all its neurons: a recording does not know which data_io left out",
+        help="the session they are for; a warning says if data_io left out some of its neurons",
     )
     check.add_argument("--tier", choices=["test", "final_test"], help="default: as the name of the file says")
     return parser

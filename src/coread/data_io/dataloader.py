@@ -147,9 +147,8 @@ class SessionWindows:
         order = rng.permutation(len(windows.first))
         # drawn only where it is used, so that other trainings draw what they always drew
         seed = None if self.cutmix is None else int(rng.integers(2**63))
-        batches = WindowBatches(self, Runs(windows.first[order], windows.stop[order]), seed)
-        batches.origin = rng.spawn(1)[0]  # which draws nothing from `rng`
-        return batches
+        later = rng.spawn(1)[0]  # which draws nothing from `rng`
+        return WindowBatches(self, Runs(windows.first[order], windows.stop[order]), seed, later)
 
     def in_order(self) -> "WindowBatches":
         """Return every bin exactly once, in time order."""
@@ -256,9 +255,15 @@ def mirrored(frames: Float[Tensor, "... height width"], mirror: str) -> Float[Te
 class WindowBatches:
     """The batches of one pass over given windows; with `seed` they are mixed, each from (seed, number of the batch)."""
 
-    def __init__(self, session: SessionWindows, windows: Runs, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        session: SessionWindows,
+        windows: Runs,
+        seed: int | None = None,
+        later: np.random.Generator | None = None,
+    ) -> None:
         self.session, self.windows, self.seed = session, windows, seed
-        self.origin: np.random.Generator | None = None  # where the draws of later passes come from
+        self.later = later  # where the draws of later passes come from
 
     def __len__(self) -> int:
         return -(-len(self.windows.first) // self.session.batch_size)
@@ -278,8 +283,8 @@ class WindowBatches:
 
     def again(self, number: int) -> "WindowBatches":
         """Return pass `number` over the session in the same epoch: as many batches, drawn anew if they are drawn."""
-        if self.origin is None:
+        if self.later is None:
             return self
-        source: Any = self.origin.bit_generator.seed_seq
+        source: Any = self.later.bit_generator.seed_seq
         drawn = np.random.SeedSequence(source.entropy, spawn_key=(*source.spawn_key, number))
         return self.session.shuffled(np.random.default_rng(drawn))
