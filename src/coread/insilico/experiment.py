@@ -32,13 +32,13 @@ KEY = ("session", "neuron")
 class Quantity:
     """An array with the name of every axis and its unit ("" for a pure number)."""
 
-    values: np.ndarray
+    data: np.ndarray
     dims: tuple[str, ...]
     unit: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.dims) != self.values.ndim:
-            raise ValueError(f"an array of {self.values.ndim} axes needs as many names, got {self.dims}")
+        if len(self.dims) != self.data.ndim:
+            raise ValueError(f"an array of {self.data.ndim} axes needs as many names, got {self.dims}")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class ExperimentResult:
     """The result for some neurons of one session.
 
     `table` has one row per neuron, with the columns session and neuron and what is one number per neuron, units as
-    suffixes of the names. `arrays` hold what is more; an array over neurons has "neuron" as its first axis, in the order
-    of the rows. `axes` give the values along an axis (an orientation in degrees, a time in seconds) by its name.
+    suffixes of the names. `arrays` hold what is more; an array over neurons has "neuron" as its first axis, in the
+    order of the rows. `axes` give the values along an axis (an orientation in degrees, a time in seconds) by its name.
     """
 
     table: pd.DataFrame
@@ -58,10 +58,10 @@ class ExperimentResult:
         if missing := [name for name in KEY if name not in self.table]:
             raise ValueError(f"the table of an experiment needs the columns {list(KEY)}, {missing[0]!r} is missing")
         for name, array in self.arrays.items():
-            if "neuron" in array.dims and (array.dims[0] != "neuron" or len(array.values) != len(self.table)):
+            if "neuron" in array.dims and (array.dims[0] != "neuron" or len(array.data) != len(self.table)):
                 raise ValueError(
                     f"array {name!r}: the first axis is to be the {len(self.table)} neurons of the table, found "
-                    f"{array.dims} of shape {array.values.shape}"
+                    f"{array.dims} of shape {array.data.shape}"
                 )
 
 
@@ -70,8 +70,8 @@ class InsilicoExperiment(Protocol):
     """An in-silico experiment.
 
     `run` gets a population and the neurons it is to look at, and must not depend on which others are asked for beside
-    them: the workflow shares them out over jobs. `summarise`, where there is one, gets the joined results of all sessions
-    and returns them with what needs all neurons at once (clusters, say). `draw` returns figures by name.
+    them: the workflow shares them out over jobs. `summarise(results)`, where there is one, gets the joined results of all
+    sessions and returns them with what needs all neurons at once (clusters, say). `draw` returns figures by name.
     """
 
     def run(self, population: "Population", neurons: Int[np.ndarray, "neuron"]) -> ExperimentResult:
@@ -93,13 +93,13 @@ def join_results(parts: Sequence[ExperimentResult]) -> ExperimentResult:
         raise ValueError(f"neuron {table.loc[twice, 'neuron'].iloc[0]} is in two parts of the result")
     order = np.argsort(table["neuron"].to_numpy(), kind="stable")
     for name, axis in parts[0].axes.items():
-        if any(not np.array_equal(part.axes[name].values, axis.values) for part in parts):
+        if any(not np.array_equal(part.axes[name].data, axis.data) for part in parts):
             raise ValueError(f"the parts of the result have different values along the axis {name!r}")
     arrays = {}
     for name, array in parts[0].arrays.items():
-        values = array.values
+        values = array.data
         if array.dims[:1] == ("neuron",):
-            values = np.concatenate([part.arrays[name].values for part in parts])[order]
+            values = np.concatenate([part.arrays[name].data for part in parts])[order]
         arrays[name] = Quantity(values, array.dims, array.unit)
     return ExperimentResult(table.iloc[order].reset_index(drop=True), arrays, parts[0].axes)
 
@@ -145,7 +145,7 @@ def read_results(path: Path) -> dict[str, ExperimentResult]:
 
 def _write_quantities(group: h5py.Group, quantities: Mapping[str, Quantity]) -> None:
     for name, quantity in quantities.items():
-        values = quantity.values
+        values = quantity.data
         if values.dtype.kind in "OU":
             dataset = group.create_dataset(name, data=[str(value) for value in values.ravel()])
         else:

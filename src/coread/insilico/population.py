@@ -24,11 +24,11 @@ BATCH_VALUES = 2**24  # stimulus values computed at once
 class Population:
     """The neurons of `session` under one or more members of an ensemble.
 
-    Stimuli are contrasts, -1 (black) to 1 (white) around the mean grey of the training stimulus, at `rate_hz` and on the
-    model's pixels (`pixel_um` or `pixel_deg` wide, None where unknown). Where the recording stores light levels, which are
-    never negative, contrast is relative to their mean; elsewhere contrast 1 is CONTRAST_STD standard deviations. What
-    the models want beside the stimulus is held at its mean in training. Raises ValueError for a session that the
-    models do not know, and for members that do not fit together.
+    Stimuli are contrasts, -1 (black) to 1 (white) around the mean grey of the training stimulus, at `rate_hz` and on
+    the model's pixels (`pixel_um` or `pixel_deg` wide, None where unknown). Where the recording stores light levels,
+    which are never negative, contrast is relative to their mean; elsewhere contrast 1 is CONTRAST_STD standard
+    deviations. What the models want beside the stimulus is held at its mean in training. Raises ValueError for a
+    session that the models do not know, and for members that do not fit together.
     """
 
     def __init__(
