@@ -70,8 +70,8 @@ class InsilicoExperiment(Protocol):
     """An in-silico experiment.
 
     `run` gets a population and the neurons it is to look at, and must not depend on which others are asked for beside
-    them: the workflow shares them out over jobs. `summarise(results)`, where there is one, gets the joined results of all
-    sessions and returns them with what needs all neurons at once (clusters, say). `draw` returns figures by name.
+    them: the workflow shares them out over jobs. `summarise(results)`, where there is one, gets the joined results of
+    all sessions and returns them with what needs all neurons at once (clusters, say). `draw` returns figures by name.
     """
 
     def run(self, population: "Population", neurons: Int[np.ndarray, "neuron"]) -> ExperimentResult:
