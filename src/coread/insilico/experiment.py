@@ -71,7 +71,9 @@ class InsilicoExperiment(Protocol):
 
     `run` gets a population and the neurons it is to look at, and must not depend on which others are asked for beside
     them: the workflow shares them out over jobs. `summarise(results)`, where there is one, gets the joined results of
-    all sessions and returns them with what needs all neurons at once (clusters, say). `draw` returns figures by name.
+    all sessions and returns them with what needs all neurons at once (clusters, say). `draw` returns figures by name,
+    the most telling one first; `animate(results)`, where there is one, returns stimuli to watch by name
+    (`coread.plotting.movies.Movie`). Both see what was written, and no models.
     """
 
     def run(self, population: "Population", neurons: Int[np.ndarray, "neuron"]) -> ExperimentResult:
@@ -105,11 +107,12 @@ def join_results(parts: Sequence[ExperimentResult]) -> ExperimentResult:
 
 
 def write_results(
-    results: Mapping[str, ExperimentResult], h5_path: Path, csv_path: Path, provenance: Mapping[str, Any]
+    results: Mapping[str, ExperimentResult], h5_path: Path, csv_path: Path | None, provenance: Mapping[str, Any]
 ) -> None:
     """Write arrays and table to HDF5, one group per session, and the table of all neurons to CSV, atomically.
 
-    `provenance` (settings, digests of the models) is kept as JSON in the attribute `provenance`.
+    `provenance` (settings, digests of the models) is kept as JSON in the attribute `provenance`. Without a `csv_path`
+    there is only the HDF5 file.
     """
     h5_path.parent.mkdir(parents=True, exist_ok=True)
     temporary = h5_path.with_name(f".{h5_path.name}.{os.getpid()}.tmp")
@@ -125,8 +128,9 @@ def write_results(
         temporary.replace(h5_path)
     finally:
         temporary.unlink(missing_ok=True)
-    table = pd.concat([result.table for result in results.values()], ignore_index=True)
-    write_text(csv_path, table.to_csv(index=False, lineterminator="\n"))
+    if csv_path is not None:
+        table = pd.concat([result.table for result in results.values()], ignore_index=True)
+        write_text(csv_path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def read_results(path: Path) -> dict[str, ExperimentResult]:
@@ -139,6 +143,18 @@ def read_results(path: Path) -> dict[str, ExperimentResult]:
                 )
                 for session, group in file.items()
             }
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path}: not a readable result of an in-silico experiment ({error})") from error
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Return what `write_results` was told of the origin of a file, and as `coread` the version that wrote it.
+
+    Raises ValueError that names the file.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return {"coread": str(file.attrs["coread_version"]), **json.loads(str(file.attrs["provenance"]))}
     except (OSError, KeyError) as error:
         raise ValueError(f"{path}: not a readable result of an in-silico experiment ({error})") from error
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,9 @@ from coread.eval.predictions import evaluating
 from coread.models.core_readout import BaseCoreReadout
 from coread.models.ensemble import EnsembleModel
 from coread.models.typical_context import respond_typically
+
+if TYPE_CHECKING:
+    from coread.recording import Recording
 
 CONTRAST_STD = (
     2.0  # of a stimulus without a physical grey (a z-scored movie): contrast 1 is that many of its deviations
@@ -27,17 +30,24 @@ class Population:
     Stimuli are contrasts, -1 (black) to 1 (white) around the mean grey of the training stimulus, at `rate_hz` and on
     the model's pixels (`pixel_um` or `pixel_deg` wide, None where unknown). Where the recording stores light levels,
     which are never negative, contrast is relative to their mean; elsewhere contrast 1 is CONTRAST_STD standard
-    deviations. What the models want beside the stimulus is held at its mean in training. Raises ValueError for a
-    session that the models do not know, and for members that do not fit together.
+    deviations. What the models want beside the stimulus is held at its mean in training. `recording` is that of the
+    session where it is at hand (in the workflow, frames not loaded), None from a checkpoint alone. Raises ValueError for
+    a session that the models do not know, and for members that do not fit together.
     """
 
     def __init__(
-        self, models: Sequence[BaseCoreReadout], session: str, *, device: torch.device | str | None = None
+        self,
+        models: Sequence[BaseCoreReadout],
+        session: str,
+        *,
+        device: torch.device | str | None = None,
+        recording: "Recording | None" = None,
     ) -> None:
         known = dict(models[0].data_info["n_neurons_dict"]) if models else {}
         if session not in known:
             raise ValueError(f"session {session!r} is unknown to the model, which has {sorted(known)}")
         self.session = session
+        self.recording = recording
         self.models = tuple(models if device is None else [model.to(device) for model in models])
         self.model: nn.Module = self.models[0] if len(self.models) == 1 else EnsembleModel(*self.models)
         self.n_neurons = int(known[session])
