@@ -96,9 +96,7 @@ def make(job: dict) -> None:
 
 def optimize(job: dict, model: UnifiedCoreReadout, n_neurons: int) -> np.ndarray:
     """Return the stimuli (neuron, channel, time, height, width), one neuron after the other."""
-    noise = torch.randn(
-        model.stimulus_shape(job["n_frames"]), generator=torch.Generator().manual_seed(job["seed"])
-    )
+    noise = torch.randn(model.stimulus_shape(job["n_frames"]), generator=torch.Generator().manual_seed(job["seed"]))
     limits = [tuple(job["limits"])] * job["in_shape"][0]
     found = []
     for neuron in range(n_neurons):

@@ -86,7 +86,7 @@ class _Parts(NamedTuple):
 
 
 class _Own(NamedTuple):
-    """What a member's readout has for the neurons of each item; `beyond` is the drive from outside the patch at grey."""
+    """What a member's readout has for the neurons of each item; `beyond` is the drive from beyond the patch."""
 
     mask: Float[Tensor, "item pixel neuron"]
     weights: Float[Tensor, "item channel neuron"]
@@ -116,9 +116,7 @@ class OwnResponse:
         self._responses, self.places, self._owns = responses, places, owns
         self._neurons, self._shares = neurons, shares
 
-    def __call__(
-        self, patches: Float[Tensor, "item channel time height width"]
-    ) -> Float[Tensor, "item time_out"]:
+    def __call__(self, patches: Float[Tensor, "item channel time height width"]) -> Float[Tensor, "item time_out"]:
         """Return the mean over members of the responses to patches, in contrast."""
         return self.of_members(patches).mean(dim=0)
 
@@ -244,7 +242,7 @@ class LocalPopulation:
         size: Int[Tensor, " 2"],
     ) -> _Own:
         readout: Any = self.parts[member].readout
-        height, width = readout.mask.shape[1:]
+        width = readout.mask.shape[2]
         rows, columns = (corner[:, axis, None] + torch.arange(int(size[axis]), device=corner.device) for axis in (0, 1))
         pixel = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
         mask = readout.mask.flatten(1)[neurons]  # (item, neuron, pixel)

@@ -36,10 +36,10 @@ def draw_optima(results: Mapping[str, ExperimentResult], kind: str) -> Drawing:
     selection = "all" if len(chosen) == len(tables) else f"{len(chosen)} evenly chosen of"
     sessions = "one session" if len(results) == 1 else f"{len(results)} sessions"
     caption = (
-        f"Most {kind} stimuli of {selection} {len(tables)} model neurons of {sessions}: best separable approximation of "
-        "the stimulus, spatial part of its strongest channel (red: same sign as the centre; scaled to its peak) and time "
-        "course of the contrast (one line per channel, scaled to the largest; the last frame right). Dots: filled where "
-        f"the stimulus is certain, open where members or starts disagree ({int(tables['is_certain'].sum())} of "
+        f"Most {kind} stimuli of {selection} {len(tables)} model neurons of {sessions}: best separable approximation "
+        "of the stimulus, spatial part of its strongest channel (red: same sign as the centre; scaled to its peak) and "
+        "time course of the contrast (one line per channel, scaled to the largest; the last frame right). Dots: filled "
+        f"where the stimulus is certain, open where members or starts disagree ({int(tables['is_certain'].sum())} of "
         f"{len(tables)} are certain). Median share of a stimulus that the approximation keeps: "
         f"{tables['separable_share'].median():.2f}."
     )
@@ -68,8 +68,8 @@ def draw_responses(results: Mapping[str, ExperimentResult], kind: str, certain_c
     caption = (
         f"Responses of {len(table)} model neurons to their most {kind} stimulus against their response to grey, "
         f"averaged over members (line: equal; bars: standard deviation over members; median ratio "
-        f"{ratio.median():.3g}). Right: mean cosine between the optima from different starts, and between the optima of "
-        f"different members; lines: median and quartiles. Open dots: not certain, below {certain_cosine:g} (dotted)."
+        f"{ratio.median():.3g}). Right: mean cosine between the optima from different starts, and between the optima "
+        f"of different members; lines: median and quartiles. Open dots: not certain, below {certain_cosine:g} (dotted)."
     )
     return Drawing(figure, caption)
 
@@ -87,9 +87,9 @@ def draw_cluster_stimuli(results: Mapping[str, ExperimentResult]) -> Drawing:
     selection = "all" if len(shown) == len(panels) else f"the first {len(shown)} of"
     caption = (
         f"Most discriminative stimuli of {selection} {len(panels)} clusters: the cluster responds, the others do not. "
-        "Spatial part of the strongest channel (red: same sign as the centre; scaled to its peak) and time course of the "
-        "contrast (one line per channel, scaled to the largest; the last frame right). Dots: filled where the starts "
-        "agree (mean cosine of at least 0.8), open elsewhere."
+        "Spatial part of the strongest channel (red: same sign as the centre; scaled to its peak) and time course of "
+        "the contrast (one line per channel, scaled to the largest; the last frame right). Dots: filled where the "
+        "starts agree (mean cosine of at least 0.8), open elsewhere."
     )
     return Drawing(_gallery(shown), caption)
 
@@ -113,8 +113,8 @@ def draw_discrimination(results: Mapping[str, ExperimentResult]) -> Drawing:
     selectivity = table["selectivity"].dropna()
     more = "" if len(shown) == len(results) else f" ({len(shown)} of {len(results)} sessions)"
     caption = (
-        f"Mean response of every cluster (columns) to the most discriminative stimulus of every cluster (rows){more}, in "
-        "units of the scale of responses in training. Right: response of each neuron to its own cluster's stimulus "
+        f"Mean response of every cluster (columns) to the most discriminative stimulus of every cluster (rows){more}, "
+        "in units of the scale of responses in training. Right: response of each neuron to its own cluster's stimulus "
         f"against the largest to another cluster's, {len(selectivity)} neurons; lines: median and quartiles; median "
         f"{selectivity.median():.2f}."
     )
@@ -139,7 +139,7 @@ def _panel(result: ExperimentResult, row: int) -> _Panel:
     neuron = result.table.iloc[row]
     name = neuron.get("unit_id", neuron["neuron"])
     ratio = float(neuron["response_ratio"])
-    title = f"{name}  ×{ratio:.3g}" if np.isfinite(ratio) else f"{name}"
+    title = f"{name}  {ratio:.3g}x" if np.isfinite(ratio) else f"{name}"
     return _Panel(
         result.arrays["spatial"].data[row, int(neuron["channel"])],
         result.arrays["temporal"].data[row],

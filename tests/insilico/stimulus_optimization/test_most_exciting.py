@@ -91,9 +91,7 @@ def test_a_neuron_has_the_same_stimulus_alone_and_in_company() -> None:
     parts = [chosen.run(population, np.array(rows)) for rows in ([0, 3, 4], [1, 2], [5])]
     joined = join_results(parts)
     scale = np.abs(whole.arrays["stimulus"].data).max()
-    np.testing.assert_allclose(
-        joined.arrays["stimulus"].data, whole.arrays["stimulus"].data, atol=1e-3 * scale, rtol=0
-    )
+    np.testing.assert_allclose(joined.arrays["stimulus"].data, whole.arrays["stimulus"].data, atol=1e-3 * scale, rtol=0)
     np.testing.assert_allclose(joined.table["response"], whole.table["response"], rtol=1e-3)
 
 

@@ -145,4 +145,6 @@ def test_published_subclasses_see_one_item_without_its_axis() -> None:
             return self.model_forward(stimulus)[:, 3].max()
 
     model, batch = core_model(), stimuli(1)
-    assert float(Peak(model, SESSION).forward(batch)) == pytest.approx(float(eval_responses(model, batch)[0, :, 3].max()))
+    assert float(Peak(model, SESSION).forward(batch)) == pytest.approx(
+        float(eval_responses(model, batch)[0, :, 3].max())
+    )

@@ -108,9 +108,7 @@ def test_items_that_have_ended_leave_the_batch_and_keep_their_stimulus() -> None
     steepness = torch.tensor([0.4, 0.02, 0.1])
     start = torch.zeros(3, 1, 1, 2, 2)
     asked: list[int] = []
-    rules = Rules(
-        partial(torch.optim.SGD, lr=1.0, momentum=0.3), OptimizationStopper(400, patience=3, min_delta=1e-6)
-    )
+    rules = Rules(partial(torch.optim.SGD, lr=1.0, momentum=0.3), OptimizationStopper(400, patience=3, min_delta=1e-6))
     ascent = ascend(Hills(steepness, asked), start, rules)
     torch.testing.assert_close(ascent.stimuli, torch.ones_like(start), atol=0.02, rtol=0)
     assert sorted(ascent.n_iterations.tolist()) != [400] * 3

@@ -120,5 +120,3 @@ def test_blur_keeps_the_mean_inside_and_lowers_fine_detail() -> None:
     assert SpatialGaussianBlur(1.0).process(checks)[..., 4:9, 4:9].abs().max() < 0.1
     flat = SpatialGaussianBlur(1.0).process(torch.ones(1, 1, 1, 13, 13))
     torch.testing.assert_close(flat[..., 4:9, 4:9], torch.ones(1, 1, 1, 5, 5))
-
-

@@ -150,9 +150,7 @@ class MostDiscriminativeStimulus:
                 optima.spread_of_members(confusion), ("cluster", "responding_cluster"), "response scale"
             ),
             "pixel_size": optima.pixel_size(population),
-            "response": Quantity(
-                responded.mean(axis=0)[:, neurons].T.copy(), ("neuron", "cluster"), population.unit
-            ),
+            "response": Quantity(responded.mean(axis=0)[:, neurons].T.copy(), ("neuron", "cluster"), population.unit),
         }
         axes = optima.stimulus_axes(population, n_frames)
         for axis in ("cluster", "responding_cluster"):

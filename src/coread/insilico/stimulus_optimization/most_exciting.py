@@ -73,7 +73,9 @@ class MostExcitingStimulus:
         if sign not in (1, -1):
             raise ValueError(f"sign must be 1 (most exciting) or -1 (most suppressing), got {sign}")
         if n_starts < 1 or rms_sd <= 0 or contrast_limit <= 0:
-            raise ValueError(f"need a start, rms_sd and contrast_limit above 0: {n_starts=}, {rms_sd=}, {contrast_limit=}")
+            raise ValueError(
+                f"need a start, rms_sd and contrast_limit above 0: {n_starts=}, {rms_sd=}, {contrast_limit=}"
+            )
         self.sign, self.window_s = sign, window_s
         self.rms_sd, self.contrast_limit = rms_sd, contrast_limit
         self.n_starts, self.seed, self.tolerance = n_starts, seed, tolerance
@@ -143,9 +145,7 @@ class MostExcitingStimulus:
             }
         )
 
-    def _of_members(
-        self, population: Population, neurons: Int[np.ndarray, "neuron"], bin_s: float
-    ) -> pd.DataFrame:
+    def _of_members(self, population: Population, neurons: Int[np.ndarray, "neuron"], bin_s: float) -> pd.DataFrame:
         """Return how much the members' own optima agree; NaN for one member or where they are not sought."""
         if population.n_members < 2 or not self.member_optima:
             missing = np.full(len(neurons), np.nan)

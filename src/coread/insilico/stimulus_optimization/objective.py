@@ -78,9 +78,9 @@ class AbstractObjective(ABC):
 class IncreaseObjective(AbstractObjective):
     """Mean response of neurons, reduced over time.
 
-    Published form: `neuron_indices` are averaged, and `response_reducer` reduces their trace `(time,)`. Documented form:
-    `reducer`, the same under another name, chooses the neurons itself from `(time, neuron)`; what it leaves of neurons
-    is averaged. Raises TypeError unless exactly one reducer is given.
+    Published form: `neuron_indices` are averaged, and `response_reducer` reduces their trace `(time,)`. Documented
+    form: `reducer`, the same under another name, chooses the neurons itself from `(time, neuron)`; what it leaves of
+    neurons is averaged. Raises TypeError unless exactly one reducer is given.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class OptimizationStopper:
 
 
 class EarlyStopper(OptimizationStopper):
-    """The published rule: iterations count that are above the minimum by more than `min_delta`, so a plateau goes on."""
+    """The published rule: only iterations above the minimum by more than `min_delta` count, so a plateau goes on."""
 
     def __init__(self, max_iterations: int | None = None, patience: int = 1, min_delta: float = 0.0):
         super().__init__(max_iterations, patience, min_delta)

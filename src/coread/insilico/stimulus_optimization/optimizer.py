@@ -97,9 +97,7 @@ class _Same:
         return self
 
 
-def ascend(
-    objective: ItemObjective, start: Float[Tensor, "item channel time height width"], rules: Rules
-) -> Ascent:
+def ascend(objective: ItemObjective, start: Float[Tensor, "item channel time height width"], rules: Rules) -> Ascent:
     """Return the stimuli to which the rules lead; an item that has ended leaves the batch.
 
     An objective that gives one value for a batch of several items ends for all of them at once. The models behind the
