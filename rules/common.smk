@@ -222,10 +222,14 @@ def collect_insilico(wildcards):
 
 
 def _insilico_files(experiment):
-    results = [path for suffix in ("h5", "csv") for path in _result_files(experiment, suffix)]
-    figures = [f"results/{experiment}/insilico/{analysis}/figures" for analysis in _analyses(experiment)]
-    truth = [f"results/{experiment}/insilico/truth"] if results and CATALOGUE.has_truth(experiment) else []
-    return results + figures + truth
+    analyses, folder = _analyses(experiment), f"results/{experiment}/insilico"
+    files = [path for suffix in ("h5", "csv") for path in _result_files(experiment, suffix)]
+    files += [f"{folder}/{analysis}/figures" for analysis in analyses]
+    if analyses and len(CATALOGUE.members(experiment)) > 1:
+        files.append(f"{folder}/consistency")
+    if files and CATALOGUE.has_truth(experiment):
+        files.append(f"{folder}/truth")
+    return files
 
 
 def _analyses(experiment):

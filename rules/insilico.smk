@@ -4,6 +4,7 @@
 localrules:
     write_analysis_config,
     draw_analysis,
+    compare_members,
     compare_with_truth,
 
 
@@ -120,6 +121,24 @@ rule draw_analysis:
         code=code_of("draw_analysis", "analysis"),
     shell:
         "attempt {log} python {input.script} --config {input.config} --result {input.result} --output {output}"
+
+
+rule compare_members:
+    input:
+        script=source("workflow_scripts/compare_members.py"),
+        config="results/{experiment}/config/insilico/seed_consistency.yaml",
+        results=ancient(result_files("h5")),
+        digests=result_files("sha256"),
+    output:
+        directory("results/{experiment}/insilico/consistency"),
+    log:
+        "logs/compare_members/{experiment}.log",
+    params:
+        code=code_of("compare_members"),
+        members=lambda wildcards: len(CATALOGUE.members(wildcards.experiment)),
+    shell:
+        "attempt {log} python {input.script} --config {input.config} --results {input.results} "
+        "--members {params.members} --output {output}"
 
 
 rule compare_with_truth:

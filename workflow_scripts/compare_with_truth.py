@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
-    recordings = [read_recording(path, load_frames=False, load_responses=False, check=False) for path in arguments.recordings]
+    recordings = [
+        read_recording(path, load_frames=False, load_responses=False, check=False) for path in arguments.recordings
+    ]
     results = {
         path.stem: read_receptive_fields(path) if path.stem == RECEPTIVE_FIELDS else read_results(path)
         for path in arguments.results

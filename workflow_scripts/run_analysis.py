@@ -28,7 +28,9 @@ def main() -> None:
     settings = yaml.safe_load(arguments.config.read_text())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     members = [load_member(path, device) for path in arguments.models]
-    recordings = [read_recording(path, load_frames=False, load_responses=False, check=False) for path in arguments.recordings]
+    recordings = [
+        read_recording(path, load_frames=False, load_responses=False, check=False) for path in arguments.recordings
+    ]
     results = run_experiment(
         load_experiment(settings),
         [member.model for member in members],

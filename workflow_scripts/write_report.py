@@ -19,7 +19,7 @@ def main() -> None:
         "--files",
         type=json.loads,
         required=True,
-        help="JSON: comparisons, recordings of every dataset, path of a model; dataset, members, analyses of experiments",
+        help="JSON: comparisons, recordings of datasets, path of a model; dataset, members, analyses of experiments",
     )
     parser.add_argument("--logs", type=Path, required=True, help="folder of the records of attempts")
     parser.add_argument("--output", type=Path, required=True)

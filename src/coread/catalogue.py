@@ -29,7 +29,7 @@ from coread.signatures import module_constant
 # folders and files of results/ that are no experiment or session
 RESERVED = ("data", "downloads", "tables", "stimuli", "config")
 REGISTRY = ("files", "source")  # keys of a dataset's config that its download reads, and nothing else
-NOT_ANALYSES = ("scores", "truth")  # files and folders of an experiment that other rules write
+NOT_ANALYSES = ("scores", "consistency", "truth")  # files and folders of an experiment that other rules write
 KNOWN_TUNING = ("simulated_tuning",)  # readers whose recordings keep the true tuning of every cell
 Member = tuple[int, int]  # fold, seed
 
@@ -232,7 +232,7 @@ class Catalogue:
         known = ["default", *self.known_analyses]
         if unknown := [] if isinstance(shards, int) else [name for name in shards if name not in known]:
             raise ConfigError(
-                f"workflow config: insilico_shards names the unknown analysis {unknown[0]!r}{closest(unknown[0], known)}"
+                f"workflow config: insilico_shards: unknown analysis {unknown[0]!r}{closest(unknown[0], known)}"
             )
 
     def _check_folds(self, experiment: str) -> None:

@@ -1,4 +1,4 @@
-"""`coread visualize --model-path X --save-folder D`: figures of what a trained model has learned, and how it responds."""
+"""`coread visualize --model-path X --save-folder D`: figures of what a model has learned and how it responds."""
 
 import argparse
 from collections.abc import Mapping, Sequence

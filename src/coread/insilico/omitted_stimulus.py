@@ -49,7 +49,7 @@ class OmittedStimulus:
         for name, value in measure(response.mean(axis=0, keepdims=True), time, period).items():
             table[name] = value[0]
             table[f"{name}_sd_members"] = members[name].std(axis=0, ddof=1) if len(response) > 1 else np.nan
-        table["uncertain"] = table["latency_slope_sd_members"] > self.uncertain_sd
+        table["latency_slope_uncertain"] = table["latency_slope_sd_members"] > self.uncertain_sd
         kept = time >= -2 * period.max()
         return ExperimentResult(
             table,
@@ -107,21 +107,22 @@ def measure(
     """Return strength and slope of the response to an omission; `time` and `period` are in bins, time 0 the last flash.
 
     `omitted_response` is the highest peak after the next flash was due, above the response to grey and relative to
-    that of a flash, averaged over periods (0 where there is no peak). `latency_slope` is the slope of the time of that
-    peak on the period: NaN where fewer than two periods have one.
+    that of a flash, averaged over periods (0 where there is no peak). `latency_slope` is the slope of the time of the
+    last peak of at least half that height on the period: NaN where fewer than two periods have one. The last, because
+    slow cells answer several flashes after the series has ended.
     """
     peak = np.zeros(response.shape, dtype=bool)
     inner = response[:, :, 1:-1]
     peak[:, :, 1:-1] = (inner > response[:, :, :-2]) & (inner >= response[:, :, 2:])
     peak &= (time > period[:, None])[None, :, :, None]  # a decay from before the flash was due is no peak
-    found = peak.any(axis=2)
-    where = np.where(peak, response, -np.inf).argmax(axis=2)
-    height = np.take_along_axis(response, where[:, :, None], axis=2)[:, :, 0]
-    grey = response[:, :, 0]
+    rise = response - response[:, :, :1]  # the first bin saw nothing but grey
+    height = np.where(peak, rise, -np.inf).max(axis=2)
+    found = height > 0
+    last = response.shape[2] - 1 - (peak & (rise >= 0.5 * height[:, :, None]))[:, :, ::-1].argmax(axis=2)
     in_cycle = ((time < 0) & (time >= -period[:, None]))[None, :, :, None]
-    flash = np.where(in_cycle, response, -np.inf).max(axis=2) - grey
-    strength = np.divide(height - grey, flash, out=np.full(flash.shape, np.nan), where=flash > 0)
-    latency = np.where(found, time[where], np.nan)
+    flash = np.where(in_cycle, rise, -np.inf).max(axis=2)
+    strength = np.divide(height, flash, out=np.full(flash.shape, np.nan), where=found & (flash > 0))
+    latency = np.where(found, time[last], np.nan)
     return {"omitted_response": np.where(found, strength, 0.0).mean(axis=1), "latency_slope": _slope(period, latency)}
 
 
@@ -153,7 +154,7 @@ def _draw_traces(axes: Axes, result: ExperimentResult, row: int) -> None:
 
 
 def _draw_slopes(axes: Axes, table: pd.DataFrame) -> None:
-    sure = ~table["uncertain"].to_numpy(bool)
+    sure = ~table["latency_slope_uncertain"].to_numpy(bool)
     for chosen, face in ((sure, COLORS[0]), (~sure, "none")):
         axes.scatter(
             table["omitted_response"][chosen],
@@ -170,10 +171,10 @@ def _draw_slopes(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _caption(table: pd.DataFrame, n_shown: int) -> str:
-    found, uncertain = table["latency_slope"].notna(), int(table["uncertain"].sum())
+    found, uncertain = table["latency_slope"].notna(), int(table["latency_slope_uncertain"].sum())
     return (
-        f"Response to the flash that was omitted after a periodic series. Left: the {n_shown} neurons that respond most "
-        "(line: mean over members, band: their range; grey line: the last flash, dotted: when the next one was due). "
+        f"Response to the flash that was omitted after a periodic series. Left: the {n_shown} neurons that respond "
+        "most (line: mean over members, band: their range; grey: the last flash, dotted: when the next one was due). "
         f"Right: strength of the response against the slope of its latency on the period, of {int(found.sum())} of "
         f"{len(table)} neurons that have a peak at two periods or more; 1: the response keeps time with the flash that "
         f"is missing (Schwartz et al. 2007), 0: with the last one. Open: uncertain, members disagree ({uncertain})."

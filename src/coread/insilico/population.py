@@ -31,8 +31,8 @@ class Population:
     the model's pixels (`pixel_um` or `pixel_deg` wide, None where unknown). Where the recording stores light levels,
     which are never negative, contrast is relative to their mean; elsewhere contrast 1 is CONTRAST_STD standard
     deviations. What the models want beside the stimulus is held at its mean in training. `recording` is that of the
-    session where it is at hand (in the workflow, frames not loaded), None from a checkpoint alone. Raises ValueError for
-    a session that the models do not know, and for members that do not fit together.
+    session where it is at hand (in the workflow, frames not loaded), None from a checkpoint alone. Raises ValueError
+    for a session that the models do not know, and for members that do not fit together.
     """
 
     def __init__(

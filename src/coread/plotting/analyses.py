@@ -24,8 +24,8 @@ def write_analysis_figures(
 ) -> list[Path]:
     """Write the figures as PNG and PDF, movies as GIF and MP4, each with its caption as TXT; return the former.
 
-    `figures.csv` lists them in their order. Without `formats` movies are GIF files, and MP4 files too where ffmpeg is at
-    hand. Raises ValueError for a figure and a movie of one name.
+    `figures.csv` lists them in their order. Without `formats` movies are GIF files, and MP4 files too where ffmpeg is
+    installed. Raises ValueError for a figure and a movie of one name.
     """
     drawings = experiment.draw(results)
     animate = getattr(experiment, "animate", None)

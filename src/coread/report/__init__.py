@@ -32,8 +32,8 @@ def write_report(
 
     `recordings` and `members` list the files of each experiment; the settings of its dataset are the `config.yaml`
     beside the recordings, which say what quality filters removed. Everything else is read from its place below
-    `results_dir`: `{experiment}/{scores.csv, receptive_fields.csv, config/*.yaml, figures/*}` and `tables/*.csv`, of the
-    in-silico `analyses` that are named for an experiment `{experiment}/{analysis}.{csv,h5}` with their figures. What
+    `results_dir`: `{experiment}/{scores.csv, receptive_fields.csv, config/*.yaml, figures/*}` and `tables/*.csv`, of
+    the in-silico `analyses` named for an experiment `{experiment}/{analysis}.{csv,h5}` with their figures. What
     an experiment does not have is left out, and so is the section on jobs without `attempts`, their table
     (`coread.attempts.read_attempts`). `comparisons` are those of configs/workflow.yaml that were written. Raises
     OSError or ValueError that names a damaged file.

@@ -1,7 +1,7 @@
 """What the report says about the in-silico analyses of an experiment, and how they compare with a known truth."""
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +15,10 @@ from coread.plotting.analyses import INDEX
 from coread.plotting.style import DPI, FULL_WIDTH_IN
 from coread.report.tables import Table, make_table
 
-SPREAD = "_sd_members"
+SPREAD, UNCERTAIN = "_sd_members", "_uncertain"
 UNITS = {"s": "s", "ms": "ms", "hz": "Hz", "um": "µm", "px": "px", "deg": "°", "rad": "rad", "cpd": "cycles/°"}
 SHOWN = {"figure": ("png", "image/png"), "movie": ("gif", "image/gif")}  # suffix and type of what is embedded
-TRUTH = "insilico/truth"
+TRUTH, CONSISTENCY = "insilico/truth", "insilico/consistency"
 
 
 class Figure(NamedTuple):
@@ -73,35 +73,62 @@ def collect_analysis(folder: Path, name: str) -> AnalysisContents:
 
 
 def neuron_table(neurons: pd.DataFrame) -> Table:
-    """Return one row per neuron; the spread of a value over members stands below it."""
-    spreads = {str(column): f"{column}{SPREAD}" for column in neurons if f"{column}{SPREAD}" in neurons}
-    values = neurons.drop(columns=list(spreads.values()))
+    """Return one row per neuron; the spread of a value over members, and whether they disagree, stand below it."""
+    told = {
+        str(column): [f"{column}{ending}" for ending in (SPREAD, UNCERTAIN) if f"{column}{ending}" in neurons]
+        for column in neurons
+    }
+    values = neurons.drop(columns=[name for names in told.values() for name in names])
     formats: dict[str, Callable[[Any], str]] = {
         str(column): _three_digits for column in values if values[column].dtype.kind == "f"
     }
     caption = "One row per neuron."
-    if any(neurons[spread].notna().any() for spread in spreads.values()):
-        caption += " Small, below a value: standard deviation over members, each a model of its own."
-    if "uncertain" in values:
-        n_uncertain = int(values["uncertain"].astype(bool).sum())
-        caption += f" Uncertain, because members disagree: {n_uncertain} of {len(values)}."
+    if any(neurons[name].notna().any() for names in told.values() for name in names if name.endswith(SPREAD)):
+        caption += " Small, below a value: standard deviation over members, and `uncertain` where members disagree."
     table = make_table(values, formats, caption, filterable=True)
     for index, column in enumerate(table.columns):
-        if column in spreads:
-            _add_details(table, index, neurons[spreads[column]].tolist())
+        for name in told[column]:
+            _add_details(table, index, neurons[name])
     return table._replace(columns=[_column(column) for column in table.columns])
 
 
-def _add_details(table: Table, column: int, spreads: Sequence[float]) -> None:
-    for row, spread in zip(table.rows, spreads, strict=False):  # a long table shows its first rows
-        if np.isfinite(spread) and row[column].text:
-            row[column] = row[column]._replace(detail=f"± {_three_digits(spread)}")
+def _add_details(table: Table, column: int, told: pd.Series) -> None:
+    """Add the spread of a column's values, or that they are uncertain, below them."""
+    for row, value in zip(table.rows, told.tolist(), strict=False):  # a long table shows its first rows
+        cell = row[column]
+        if told.dtype == bool:
+            text = "uncertain" if value else ""
+        else:
+            text = f"± {_three_digits(value)}" if np.isfinite(value) and cell.text else ""
+        row[column] = cell._replace(detail=", ".join(part for part in (cell.detail, text) if part))
+
+
+def collect_consistency(folder: Path) -> AnalysisContents | None:
+    """Read how much the members of an experiment agree in its analyses; None where they were not compared."""
+    path = folder / CONSISTENCY / "comparison.csv"
+    if not path.exists():
+        return None
+    table = pd.read_csv(path)
+    n_uncertain = int(table["uncertain"].astype(bool).sum())
+    formats = {str(column): _three_digits for column in table if table[column].dtype.kind == "f"}
+    named = table.rename(columns=lambda name: str(name).replace("_", " "))
+    caption = "One row per quantity of every analysis."
+    shown = make_table(named, {key.replace("_", " "): form for key, form in formats.items()}, caption, filterable=True)
+    return AnalysisContents(
+        "consistency",
+        "Consistency over members",
+        f"{len(table)} quantities, of which {n_uncertain} differ between members and are uncertain.",
+        [embedded_figure(path.with_suffix(""), "Consistency over members")],
+        [shown],
+        "",
+    )
 
 
 def collect_truth(folder: Path) -> AnalysisContents | None:
     """Read how the analyses of an experiment compare with the truth; None where nothing is known of it."""
     path = folder / TRUTH / "comparison.csv"
-    table = pd.read_csv(path, dtype={"unit_id": str, "cell_type": str, "unit": str}) if path.exists() else pd.DataFrame()
+    texts = {"unit_id": str, "cell_type": str, "unit": str}
+    table = pd.read_csv(path, dtype=texts) if path.exists() else pd.DataFrame()
     if table.empty:
         return None
     table = table.assign(unit=table["unit"].fillna(""), passed=table["passed"].astype(bool))

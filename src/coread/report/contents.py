@@ -15,7 +15,14 @@ from coread.eval.scores import DATA, ENSEMBLE, read_scores
 from coread.eval.tables import rows_of
 from coread.provenance import file_sha256
 from coread.recording import Recording, digest_path, read_recording
-from coread.report.analyses import AnalysisContents, Figure, collect_analysis, collect_truth, embedded_figure
+from coread.report.analyses import (
+    AnalysisContents,
+    Figure,
+    collect_analysis,
+    collect_consistency,
+    collect_truth,
+    embedded_figure,
+)
 from coread.report.loss_terms import loss_term_table
 from coread.report.tables import Table, make_table, summary_rows
 
@@ -98,15 +105,16 @@ def collect_experiment(
         summary=summary_rows(own),
         neurons=_neuron_table(scores, fields),
         figures=_figures(folder / "figures"),
-        analyses=[collect_analysis(folder, analysis) for analysis in analyses] + _truth(folder),
+        analyses=[collect_analysis(folder, analysis) for analysis in analyses] + _comparisons(folder),
         configs=[(title, path.read_text(encoding="utf-8")) for title, path in configs.items()],
         files=_file_table(results_dir, recordings, [*configs.values(), *members, *predictions, *produced]),
     )
 
 
-def _truth(folder: Path) -> list[AnalysisContents]:
-    truth = collect_truth(folder)
-    return [] if truth is None else [truth]
+def _comparisons(folder: Path) -> list[AnalysisContents]:
+    """Return how the analyses compare between members and with a known truth, as far as that is known."""
+    found = (collect_consistency(folder), collect_truth(folder))
+    return [contents for contents in found if contents is not None]
 
 
 def _config_paths(folder: Path, recordings: Sequence[Path], analyses: Sequence[str]) -> dict[str, Path]:
