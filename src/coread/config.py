@@ -109,10 +109,16 @@ def stage_text(experiment: str, stage: str, directory: Path | None = None) -> st
     return canonical_text(experiment_slice(experiment, stage, directory))
 
 
+def compose_group(group: str, name: str, directory: Path | None = None) -> dict[str, Any]:
+    """Return one file of a group, composed and resolved by itself; raises ConfigError."""
+    config = _hydra_compose(f"{group}/{name}", (), (directory or config_directory()).resolve())
+    stage = next(stage for stage, groups in STAGES.items() if group in groups)
+    return dict(stage_slice(config, stage)[group])
+
+
 def compose_data_io(name: str, directory: Path | None = None) -> dict[str, Any]:
     """Return one file of the group data_io, composed and resolved by itself; raises ConfigError."""
-    config = _hydra_compose(f"data_io/{name}", (), (directory or config_directory()).resolve())
-    return dict(stage_slice(config, "data")["data_io"])
+    return compose_group("data_io", name, directory)
 
 
 @functools.cache

@@ -66,8 +66,15 @@ def test_every_layer_session_and_neuron_is_drawn(
     stems = {"core_layer0", "core_layer1", "receptive_fields_a_0", "receptive_fields_b_0", "receptive_fields_b_1"}
     pages = {"mask": {"readout_a_0", "readout_b_0", "readout_b_1"}, "point": {"readout_a", "readout_b"}}
     expected = stems | pages[readout]
-    assert names == {f"{stem}.{suffix}" for stem in expected for suffix in ("png", "pdf", "txt")}
-    assert f"wrote {2 * len(expected)} files" in capsys.readouterr().out
+    tables = {"receptive_fields.h5", "receptive_fields.csv"}
+    assert names == {f"{stem}.{suffix}" for stem in expected for suffix in ("png", "pdf", "txt")} | tables
+    assert f"wrote {2 * len(expected) + len(tables)} files" in capsys.readouterr().out
+    fields = pd.read_csv(tmp_path / "figures" / "receptive_fields.csv")
+    assert list(zip(fields["session"], fields["neuron"], strict=True)) == [
+        (s, n) for s in "ab" for n in range(2 + (s == "b"))
+    ]
+    assert fields[["center_y_px", "diameter_px"]].notna().all(axis=None)
+    assert fields["latency_s"].isna().all(), "the model does not know its bins per second"
     caption = (tmp_path / "figures" / "receptive_fields_b_1.txt").read_text()
     assert "Neurons 2 to 2" in caption
     assert "3 output channels (rows), 2 input channels" in (tmp_path / "figures" / "core_layer1.txt").read_text()

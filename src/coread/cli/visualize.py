@@ -10,18 +10,21 @@ from coread.failure import reported_errors
 if TYPE_CHECKING:
     from coread.models.core_readout import BaseCoreReadout
 
-WEIGHTS = "weights"
+WEIGHTS, RECEPTIVE_FIELDS = "weights", "receptive_fields"
+OWN = (WEIGHTS, RECEPTIVE_FIELDS)  # what is no experiment with settings of its own
 
 
 def main(argv: list[str]) -> None:
     """Run the command; exits with status 1 and one sentence for a model that cannot be read."""
     arguments = _parser().parse_args(argv)
     with reported_errors(in_terminal=True):
-        experiments = {name: _settings(name) for name in arguments.experiments if name != WEIGHTS}
+        experiments = {name: _settings(name) for name in arguments.experiments if name not in OWN}
         models = _load_models(arguments.model_path, arguments.device, arguments.rate_hz, arguments.pixel_um)
         written: list[Path] = []
         if WEIGHTS in arguments.experiments:
             written += _write_weights(models[0], arguments.save_folder)
+        if RECEPTIVE_FIELDS in arguments.experiments:
+            written += _write_fields(models, arguments.save_folder)
         for name, settings in experiments.items():
             written += _write_experiment(Path(name).stem, settings, models, arguments)
         print(f"wrote {len(written)} files to {arguments.save_folder}")
@@ -44,9 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--experiments",
         nargs="+",
-        default=[WEIGHTS],
+        default=list(OWN),
         metavar="NAME",
-        help=f"names of files in configs/insilico/, or YAML files; {WEIGHTS} (the default): filters, masks, fields",
+        help="names of files in configs/insilico/, or YAML files; weights: filters and masks (default: %(default)s)",
     )
     parser.add_argument("--neurons", type=int, nargs="+", help="numbers of neurons in their session (default: all)")
     parser.add_argument("--movies", choices=("gif", "mp4"), nargs="+", default=["gif"], help="format of stimuli")
@@ -91,13 +94,22 @@ def _load_models(
 
 
 def _write_weights(model: "BaseCoreReadout", folder: Path) -> list[Path]:
-    from coread.plotting.weights import write_core_filters, write_gradient_fields, write_readout_masks
+    from coread.plotting.weights import write_core_filters, write_readout_masks
 
-    return [
-        *write_core_filters(model.core, folder),
-        *write_readout_masks(model.readout, folder),
-        *write_gradient_fields(model, folder),
-    ]
+    return [*write_core_filters(model.core, folder), *write_readout_masks(model.readout, folder)]
+
+
+def _write_fields(models: Sequence["BaseCoreReadout"], folder: Path) -> list[Path]:
+    """Write receptive fields at a grey screen and their table; draw every neuron of the first model."""
+    from coread.config import compose_group
+    from coread.insilico.fields_at_grey import fields_at_grey
+    from coread.insilico.receptive_fields import write_receptive_fields
+    from coread.plotting.weights import write_gradient_fields
+
+    fields = fields_at_grey(models, compose_group("insilico", RECEPTIVE_FIELDS))
+    files = [folder / f"{RECEPTIVE_FIELDS}{suffix}" for suffix in (".h5", ".csv")]
+    write_receptive_fields(fields, *files)
+    return [*files, *write_gradient_fields(models[0], folder)]
 
 
 def _write_experiment(
