@@ -95,7 +95,7 @@ def test_labels_of_another_clustering_get_the_names_of_this_one() -> None:
 @pytest.mark.parametrize("method", ["mixture", "ward"])
 def test_separate_groups_are_stable_and_a_divided_one_is_not(method: str) -> None:
     samples, _ = blobs()
-    fewer = (samples[:, kept] for kept in ([0, 1, 2], [0, 2], [0, 1]))
+    fewer = (samples[:, kept] for kept in ([0, 1, 2], [0, 1], [0]))
     members = np.stack([samples, samples[np.random.default_rng(3).permutation(len(samples))]])
     labels = find_clusters(samples, settings(method)).labels
     stability = cluster_stability(samples, labels, fewer, members, settings(method), 10)
@@ -103,7 +103,7 @@ def test_separate_groups_are_stable_and_a_divided_one_is_not(method: str) -> Non
     assert stability.over_neurons.min() > 0.95
     assert len(stability.over_neurons) == 10
     assert stability.over_features[0] > 0.95
-    assert stability.over_features[2] < 0.95, "without its axis a group cannot be told apart"
+    assert stability.over_features[2] < 0.95, "along one axis two groups are the same"
     np.testing.assert_allclose(stability.over_members[0], 1)
     assert abs(stability.over_members[1]) < 0.3
     assert (stability.label_agreement >= 0.5).all()

@@ -26,7 +26,8 @@ BLOCKS = ["flashes", "bars", "images"]
 def filters(seed: int = 0) -> np.ndarray:
     """Return filters of cells of four types at random places and of random sizes; the second one is the OFF half."""
     rng = np.random.default_rng(seed)
-    courses = {0: course(LAG + 1, 0.5), 1: course(LAG + 1, 0.5), 2: course(LAG + 1, 0.5), 3: course(LAG + 1, 2.0, -0.5)}
+    transient, slow = course(LAG + 1, 0.5, 0.6), course(LAG + 1, 2.0, -0.5)
+    courses = {0: transient, 1: transient, 2: transient, 3: slow}
     cells = np.zeros((len(TRUTH), 2, LAG + 1, 1, HEIGHT, WIDTH), np.float32)
     for cell, kind in enumerate(TRUTH):
         image = gaussian(rng.uniform((2, 2), (HEIGHT - 3, WIDTH - 3)), 1.2 * rng.uniform(0.95, 1.05), HEIGHT, WIDTH)
@@ -160,11 +161,12 @@ def test_traces_of_any_rate_are_averaged_over_the_same_bins() -> None:
 
 def test_components_keep_the_asked_share_and_blocks_count_alike() -> None:
     rng = np.random.default_rng(0)
-    values = np.concatenate([100 * rng.standard_normal((50, 1)), rng.standard_normal((50, 4))], axis=1)
+    values = np.repeat(rng.standard_normal((50, 2)), [1, 4], axis=1)
     block = np.array(["one", "many", "many", "many", "many"])
     samples, members = embed(values, values[None] + 1, block, 1.0, 5)
-    np.testing.assert_allclose(samples.var(axis=0).sum(), 2)
-    np.testing.assert_allclose(np.linalg.norm(members[0] - samples, axis=1).std(), 0, atol=1e-9)
+    np.testing.assert_allclose(samples.var(axis=0).sum(), values[:, :2].var(axis=0).sum())
+    values = rng.standard_normal((50, 5))
+    np.testing.assert_allclose((members[0] - samples).std(axis=0).max(), 0, atol=1e-9)
     assert embed(values, values[None], block, 0.45, 5)[0].shape[1] == 1
     assert embed(values, values[None], block, 1.0, 2)[0].shape[1] == 2
 

@@ -27,7 +27,7 @@ def parts() -> np.ndarray:
 
 
 def difference_of_gaussians(drive: Tensor) -> Tensor:
-    return torch.nn.functional.softplus(drive[:, :, 0] - 0.7 * drive[:, :, 1])
+    return torch.nn.functional.softplus(8 * (drive[:, :, 0] - drive[:, :, 1]))
 
 
 def divided(drive: Tensor) -> Tensor:

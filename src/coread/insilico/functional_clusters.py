@@ -20,10 +20,10 @@ from coread.plotting.style import Drawing
 class FunctionalClusters:
     """Clusters of functional fingerprints, with their stability over neurons, features and members.
 
-    Every block of features has the same total variance; principal components keep a share of it; clusters are found in
-    these (`coread.insilico.clustering`). The table tells every neuron's `cluster` (from 1, the largest first), how
-    `cluster_confidence` puts it there, its cluster's `cluster_stability` (mean Jaccard coefficient, Hennig 2007), the
-    share of members that agree, `cluster_agreement_members`, and whether it is `cluster_uncertain`.
+    Blocks of features weigh the same however long they are; principal components keep a share of the variance; clusters
+    are found in these (`coread.insilico.clustering`). The table tells every neuron's `cluster` (from 1, the largest
+    first), how sure it is to be there (`cluster_confidence`), its cluster's `cluster_stability` (mean Jaccard
+    coefficient, Hennig 2007), the share of members that agree, `cluster_agreement_members`, and whether it is `cluster_uncertain`.
 
     Args:
         fingerprint: arguments of `FingerprintSettings`, with `images` those of `ImageSettings`.
@@ -153,15 +153,14 @@ def embed(
     variance_share: float,
     max_components: int,
 ) -> tuple[Float[np.ndarray, "neuron component"], Float[np.ndarray, "member neuron component"]]:
-    """Return the first principal components of fingerprints whose blocks are scaled to the same total variance.
+    """Return the first principal components of fingerprints, in which a block weighs the same however long it is.
 
-    Centre, scale and components are the ensemble's; members are projected onto them.
+    A block is not scaled by its variance over neurons: one in which all neurons are alike would become noise. Centre
+    and components are the ensemble's; members are projected onto them.
     """
     centre = ensemble.mean(axis=0, dtype=np.float64)
-    variance = ensemble.var(axis=0, dtype=np.float64)
-    names, of_feature = np.unique(block, return_inverse=True)
-    total = np.bincount(of_feature, variance, len(names))[of_feature]
-    scale = np.divide(1.0, np.sqrt(total), out=np.zeros_like(total), where=total > 0)
+    _, of_feature, count = np.unique(block, return_inverse=True, return_counts=True)
+    scale = 1 / np.sqrt(count[of_feature])
     scaled = (ensemble - centre) * scale
     _, strength, components = np.linalg.svd(scaled, full_matrices=False)
     power = np.square(strength).cumsum()

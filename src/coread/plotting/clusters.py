@@ -133,7 +133,8 @@ def draw_cluster_stability(results: Mapping[str, ExperimentResult], method: str,
     caption = (
         f"Clusters of {len(table)} model neurons. Left: their number ({best} is best; orange: chosen). Middle: mean "
         "Jaccard coefficient of each cluster over bootstraps of the neurons (open: below the line, unstable). Right: "
-        "adjusted Rand index between the clustering and one of other neurons, features or members (1 the same, 0 chance)."
+        "adjusted Rand index between the clustering and one of other neurons, features or members (1 the same, 0 "
+        "chance)."
         f"{of_members}"
     )
     return Drawing(figure, caption)

@@ -46,8 +46,8 @@ def draw_consistency(table: pd.DataFrame, min_icc: float, consistent_within: flo
         + (f" (of {len(known)}; those with the lowest agreement left out)" if len(shown) < len(known) else "")
         + f". Left: intraclass correlation ICC(2,1){' or, marked *, ICC(1,1)' if one_way else ''} over neurons: 1 if "
         f"all members find the same differences between neurons, 0 if none. Open: uncertain, below {min_icc:g} "
-        f"(dashed). Right: share of neurons whose standard deviation over members is at most {consistent_within:g} of that over "
-        "neurons. Colours: experiments."
+        f"(dashed). Right: share of neurons whose standard deviation over members is at most {consistent_within:g} of "
+        "that over neurons. Colours: experiments."
     )
     return Drawing(figure, caption)
 

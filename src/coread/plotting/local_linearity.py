@@ -36,8 +36,8 @@ def draw_local_linearity(results: Mapping[str, ExperimentResult], sufficient_r2:
     caption = (
         f"How far around natural images the gradient predicts the responses of {len(table)} model neurons. Left: share "
         "of the power of actual changes that the gradient predicts (1: a linear neuron; shown down to -0.5), against "
-        "the contrast of the change of the image; grey: neurons, colours: medians of the cell types on the right. Right: "
-        f"largest contrast up to which the share is at least {sufficient_r2:g} (dashed); open dots: it differs between "
-        "members by more than a quarter of the largest contrast."
+        "the contrast of the change of the image; grey: neurons, colours: medians of the cell types on the right. "
+        f"Right: largest contrast up to which the share is at least {sufficient_r2:g} (dashed); open dots: it differs "
+        "between members by more than a quarter of the largest contrast."
     )
     return Drawing(figure, caption)

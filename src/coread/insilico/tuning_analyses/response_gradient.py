@@ -28,9 +28,9 @@ def get_gradient_grid(
     (one that takes a single stimulus only and returns a scalar is asked point by point). The contrasts run from `start`
     to `stop`, both included where `step_size` divides the range.
 
-    Returned are the gradient with respect to the contrasts `(channel, contrast, ..., contrast)`, the response `(contrast,
-    ..., contrast)` with one axis per channel, the norm of the gradient, and for each channel its contrasts. Raises
-    ValueError for a stimulus of another number of channels or an empty range.
+    Returned are the gradient with respect to the contrasts `(channel, contrast, ..., contrast)`, the response
+    `(contrast, ..., contrast)` with one axis per channel, the norm of the gradient, and for each channel its contrasts.
+    Raises ValueError for a stimulus of another number of channels or an empty range.
     """
     if stim.dim() != 5 or stim.shape[:2] != (1, n_channels):
         raise ValueError(f"stim must be (1, {n_channels}, time, height, width), got {tuple(stim.shape)}")
