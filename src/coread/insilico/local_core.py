@@ -54,65 +54,139 @@ class Step:
 
 
 class Span(NamedTuple):
-    """A stretch of an axis that begins at `scale * start + offset`, `start` being where the output's begins."""
+    """A stretch of an axis that begins at `scale * corner + offset`, `corner` being where an item's output begins."""
 
     scale: int
     offset: int
     length: int
 
+    def seen_through(self, kernel: int, before: int, stride: int) -> "Span":
+        """Return the stretch of inputs that this stretch of outputs sees."""
+        return Span(self.scale * stride, self.offset * stride - before, stride * (self.length - 1) + kernel)
 
-def spans(steps: Sequence[Step], length: Triple) -> list[tuple[Span, ...]]:
-    """Return the stretches of (time, height, width) before each step, and last those of an output of `length`."""
-    levels = [tuple(Span(1, 0, n) for n in length)]
-    for step in reversed(steps):
-        axes = zip(levels[-1], step.kernel, step.before, step.stride, strict=True)
-        levels.append(
-            tuple(
-                Span(s.scale * stride, s.offset * stride - before, stride * (s.length - 1) + k)
-                for s, k, before, stride in axes
-            )
-        )
-    return levels[::-1]
+    def within(self, size: int) -> "Span":
+        """Return all of an axis instead of a stretch that is no shorter."""
+        return Span(0, 0, size) if self.length >= size else self
+
+    def positions(self, corner: Int[Tensor, " item"]) -> Int[Tensor, "item position"]:
+        """Return the places along the axis."""
+        start = self.scale * corner + self.offset
+        return start[:, None] + torch.arange(self.length, device=corner.device)
+
+
+@dataclass
+class _Approach:
+    """From the patch that a layer was computed on to the one that the next step needs, zeros beyond the borders."""
+
+    padding: list[int]  # along width, height, time as F.pad takes it
+    gathers: list[tuple[int, Int[Tensor, "item position"]]]
+    inside: Float[Tensor, "item 1 time height width"] | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if any(self.padding):
+            x = F.pad(x, self.padding)
+        for axis, positions in self.gathers:
+            shape = [len(x), 1, 1, 1, 1]
+            shape[axis] = positions.shape[1]
+            full = [*x.shape[:axis], positions.shape[1], *x.shape[axis + 1 :]]
+            x = x.gather(axis, positions.reshape(shape).expand(full))
+        return x if self.inside is None else x * self.inside
+
+    def select(self, kept: Int[Tensor, " kept"]) -> "_Approach":
+        gathers = [(axis, positions[kept]) for axis, positions in self.gathers]
+        return _Approach(self.padding, gathers, None if self.inside is None else self.inside[kept])
+
+
+def _approach(
+    have: Sequence[Span], need: Sequence[Span], size: Triple, corners: Int[Tensor, "item 3"], *, masked: bool
+) -> _Approach:
+    padding, gathers, inside = [], [], []
+    for axis, (span, wanted, n) in enumerate(zip(have, need, size, strict=True)):
+        positions = wanted.positions(corners[:, axis])
+        within = (positions >= 0) & (positions < n)
+        shorter = span != wanted  # the whole axis is there, another stretch is needed
+        if shorter and wanted.scale:
+            gathers.append((axis + 2, positions.clamp(0, n - 1)))
+        if shorter and not wanted.scale:
+            padding = [-wanted.offset, wanted.offset + wanted.length - n, *padding]
+        else:
+            padding = [0, 0, *padding]
+        checked = bool(wanted.scale) if shorter else masked
+        inside.append(within if checked else torch.ones_like(within))
+    return _Approach(padding, gathers, _mask(inside))
+
+
+def _mask(inside: Sequence[Tensor]) -> Float[Tensor, "item 1 time height width"] | None:
+    """Return 1 where all axes (item, position) are inside and 0 elsewhere; None if all is inside."""
+    if all(bool(axis.all()) for axis in inside):
+        return None
+    time, height, width = inside
+    return (time[:, :, None, None] & height[:, None, :, None] & width[:, None, None, :])[:, None].float()
 
 
 class CorePatches:
     """The steps of a core on patches of the stimulus that belong to equally large patches of its output.
 
+    Where a patch would be no smaller than a layer's whole input, the whole input is computed.
+
     Args:
         steps: of the core.
         in_size: (time, height, width) of the whole stimulus.
-        starts: where each item's patch of the output begins.
-        length: of the patches of the output.
+        corners: row and column where each item's patch of the output begins.
+        first_bin: first bin of the output that is computed.
+        length: (time, height, width) of the patches of the output.
 
     """
 
-    def __init__(self, steps: Sequence[Step], in_size: Triple, starts: Int[Tensor, "item 3"], length: Triple):
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        in_size: Triple,
+        corners: Int[Tensor, "item 2"],
+        first_bin: int,
+        length: Triple,
+    ):
         self.steps = steps
         self.in_size = in_size
-        levels = spans(steps, length)
-        self.in_starts = torch.stack([s.scale * starts[:, i] + s.offset for i, s in enumerate(levels[0])], dim=1)
-        self.in_length: Triple = tuple(s.length for s in levels[0])  # type: ignore[assignment]
-        self.inside: list[Tensor | None] = []
-        size = in_size
-        for number, (step, level) in enumerate(zip(steps, levels, strict=False)):
-            needed = number == 0 or any(n > 0 for n in (*step.before, *step.after))
-            self.inside.append(_inside(level, starts, size) if needed else None)
-            size = step.output_size(size)
+        sizes = [in_size]
+        for step in steps:
+            sizes.append(step.output_size(sizes[-1]))
+        starts = torch.cat([torch.zeros_like(corners[:, :1]), corners], dim=1)
+        have: list[Span] = [Span(0, first_bin, length[0])]
+        have += [Span(1, 0, n).within(whole) for n, whole in zip(length[1:], sizes[-1][1:], strict=True)]
+        approaches = []
+        for number, step, size in reversed(list(zip(range(len(steps)), steps, sizes, strict=False))):
+            axes = zip(have, step.kernel, step.before, step.stride, strict=True)
+            need = [span.seen_through(k, before, stride) for span, k, before, stride in axes]
+            have = [span.within(n) for span, n in zip(need, size, strict=True)]
+            masked = number == 0 or any(n > 0 for n in (*step.before, *step.after))
+            approaches.append(_approach(have, need, size, starts, masked=masked))
+        self._approaches = approaches[::-1]
+        self.in_length: Triple = (have[0].length, have[1].length, have[2].length)
+        self._positions = [span.positions(starts[:, axis]) for axis, span in enumerate(have)]
+        axes_inside = [(p >= 0) & (p < n) for p, n in zip(self._positions, in_size, strict=True)]
+        self._inside = _mask(axes_inside)
 
     def select(self, kept: Int[Tensor, " kept"]) -> "CorePatches":
         """Return the patches of some items."""
         chosen = copy.copy(self)
-        chosen.in_starts = self.in_starts[kept]
-        chosen.inside = [None if mask is None else mask[kept] for mask in self.inside]
+        chosen._approaches = [approach.select(kept) for approach in self._approaches]
+        chosen._positions = [positions[kept] for positions in self._positions]
+        chosen._inside = None if self._inside is None else self._inside[kept]
         return chosen
+
+    @property
+    def in_starts(self) -> Int[Tensor, "item 3"]:
+        """First frame, row and column of every item's patch of the stimulus; negative beyond its borders."""
+        return torch.stack([positions[:, 0] for positions in self._positions], dim=1)
 
     def run(
         self, patches: Float[Tensor, "item channel time height width"], steps: Sequence[Step] | None = None
     ) -> Float[Tensor, "item feature out_time out_height out_width"]:
         """Return the output of every item's patch; `steps` are those of another core of the same geometry."""
         x = patches
-        for step, inside in zip(self.steps if steps is None else steps, self.inside, strict=True):
-            x = step.run(x if inside is None else x * inside)
+        for step, approach in zip(self.steps if steps is None else steps, self._approaches, strict=True):
+            x = step.run(approach(x))
         return x
 
     def cut(
@@ -120,7 +194,7 @@ class CorePatches:
     ) -> Float[Tensor, "item channel patch_time patch_height patch_width"]:
         """Return every item's patch of whole stimuli (one for all, or one per item), zeros beyond their borders."""
         time, height, width = (
-            self._positions(axis).clamp(0, size - 1) for axis, size in enumerate(stimuli.shape[2:])
+            positions.clamp(0, size - 1) for positions, size in zip(self._positions, self.in_size, strict=True)
         )
         item = torch.arange(len(time), device=time.device) if len(stimuli) > 1 else torch.zeros_like(time[:, 0])
         cut = stimuli[
@@ -132,40 +206,23 @@ class CorePatches:
         self, patches: Float[Tensor, "item channel time height width"]
     ) -> Float[Tensor, "item channel time height width"]:
         """Return the patches with zeros beyond the borders of the stimulus."""
-        return patches if self.inside[0] is None else patches * self.inside[0]
+        return patches if self._inside is None else patches * self._inside
 
     def paste(
         self, patches: Float[Tensor, "item channel patch_time patch_height patch_width"]
     ) -> Float[Tensor, "item channel time height width"]:
         """Return whole stimuli with the patches in their places and zeros elsewhere."""
         n_items, n_channels = patches.shape[:2]
-        time, height, width = (self._positions(axis) for axis in range(3))
+        time, height, width = self._positions
         place = (time[:, :, None, None] * self.in_size[1] + height[:, None, :, None]) * self.in_size[2]
         place = place + width[:, None, None, :]
         n_values = self.in_size[0] * self.in_size[1] * self.in_size[2]
-        if self.inside[0] is not None:  # what is beyond the borders goes to a place of its own, which is dropped
-            place = torch.where(self.inside[0][:, 0] > 0, place, n_values)
+        if self._inside is not None:  # what is beyond the borders goes to a place of its own, which is dropped
+            place = torch.where(self._inside[:, 0] > 0, place, n_values)
         flat = patches.new_zeros(n_items, n_channels, n_values + 1)
         index = place.reshape(n_items, 1, -1).expand(-1, n_channels, -1)
         flat.scatter_(2, index, patches.flatten(2))
         return flat[..., :-1].reshape(n_items, n_channels, *self.in_size)
-
-    def _positions(self, axis: int) -> Int[Tensor, "item position"]:
-        length = self.in_length[axis]
-        return self.in_starts[:, axis, None] + torch.arange(length, device=self.in_starts.device)
-
-
-def _inside(level: Sequence[Span], starts: Int[Tensor, "item 3"], size: Triple) -> Float[Tensor, "item 1 t h w"] | None:
-    """Return 1 where a patch is within an input of this size and 0 beyond; None if all of it is within."""
-    axes = []
-    for axis, (span, n) in enumerate(zip(level, size, strict=True)):
-        first = span.scale * starts[:, axis, None] + span.offset
-        position = first + torch.arange(span.length, device=starts.device)
-        axes.append((position >= 0) & (position < n))
-    if all(bool(axis.all()) for axis in axes):
-        return None
-    time, height, width = axes
-    return (time[:, :, None, None] & height[:, None, :, None] & width[:, None, None, :])[:, None].float()
 
 
 def core_steps(core: Core, session: str, planes: Float[Tensor, " variable"] | None = None) -> list[Step] | None:

@@ -229,10 +229,9 @@ class LocalPopulation:
         return OwnResponse(self, places, owns, neurons, shares)
 
     def _patches(self, corner: Int[Tensor, "item 2"], length: Triple) -> CorePatches:
-        starts = torch.cat([torch.full_like(corner[:, :1], self.window[0]), corner], dim=1)
         steps = self.parts[0].steps
         assert steps is not None
-        return CorePatches(steps, self.in_size, starts, length)
+        return CorePatches(steps, self.in_size, corner, self.window[0], length)
 
     def _own(
         self,
