@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from coread.extras import MissingExtraError
+from coread.insilico.experiment import ExperimentResult, Quantity
 from coread.plotting import movies
+from coread.plotting.analyses import AXES, stimulus_movies
 from coread.plotting.movies import Movie, available_formats, mosaic, save_movie, screen_rgb
 
 
@@ -122,3 +125,32 @@ def test_an_mp4_shows_the_same_colours_at_the_same_rate(tmp_path: Path) -> None:
     for shown, wanted in zip(decoded, screen_rgb(frames), strict=True):
         middles = shown[scale // 2 :: scale, scale // 2 :: scale].astype(int)
         assert np.abs(middles - wanted).mean() < 8
+
+
+def found_stimuli(n_neurons: int, shape: tuple[int, ...] = (1, 6, 3, 4), unit: str = "s") -> ExperimentResult:
+    """Return the result of an experiment that found stimuli for its neurons."""
+    stimulus = np.random.default_rng(1).normal(size=(n_neurons, *shape))
+    table = pd.DataFrame({"session": "a", "neuron": range(n_neurons), "unit_id": [f"u{i}" for i in range(n_neurons)]})
+    time = Quantity(np.arange(shape[1]) / 20, ("time",), unit)
+    return ExperimentResult(table, {"stimulus": Quantity(stimulus, ("neuron", *AXES), "contrast")}, {"time": time})
+
+
+def test_stimuli_that_an_experiment_has_found_become_a_movie() -> None:
+    result = found_stimuli(30)
+    (movie,) = stimulus_movies({"a": result}).values()
+    assert movie.rate_hz == pytest.approx(20)
+    assert movie.frames.shape == (6, 1, 4 * 4 - 1, 6 * 5 - 1)
+    stimulus = result.arrays["stimulus"].data
+    np.testing.assert_array_equal(movie.frames[:, 0, :3, :4], stimulus[0, 0])
+    np.testing.assert_array_equal(movie.frames[:, 0, -3:, -4:], stimulus[-1, 0])
+    assert 0.9 < (np.abs(stimulus) <= movie.limit).mean() < 1
+    assert "24 evenly chosen of 30 neurons, row by row: u0, u1, u3" in movie.caption
+    both = stimulus_movies({"a": found_stimuli(2), "b": found_stimuli(1)})["stimuli"]
+    assert "all 3 neurons, row by row: a u0, a u1, b u0." in both.caption
+
+
+def test_what_is_no_movie_is_not_shown_as_one() -> None:
+    for shape in ((4, 6, 3, 4), (1, 1, 3, 4)):
+        assert stimulus_movies({"a": found_stimuli(3, shape)}) == {}
+    assert stimulus_movies({"a": ExperimentResult(found_stimuli(3).table)}) == {}
+    assert np.isnan(stimulus_movies({"a": found_stimuli(3, unit="bin")})["stimuli"].rate_hz)

@@ -18,6 +18,7 @@ SHORTER_SIDE = 160  # pixels of the file; each pixel of the stimulus becomes a s
 LARGEST = 960  # pixels of the longer side of the file
 GIF_FPS = 50  # a GIF counts hundredths of a second, and browsers slow down what is shown for less than two of them
 UNKNOWN_RATE_HZ = 30.0
+MAX_CHANNELS = 3
 LEVELS = {1: (256,), 2: (16, 16), 3: (6, 7, 6)}  # of each channel in the palette of a GIF
 Format = Literal["gif", "mp4"]
 
@@ -102,7 +103,7 @@ def _told(movie: Movie) -> str:
 
 def _order(n_channels: int) -> list[int]:
     """Return the channels that red, green and blue show."""
-    if n_channels > 3:
+    if n_channels > MAX_CHANNELS:
         raise ValueError(f"a movie shows one, two or three channels, found {n_channels}")
     return {1: [0, 0, 0], 2: [1, 0, 1], 3: [0, 1, 2]}[n_channels]
 

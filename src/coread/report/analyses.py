@@ -64,8 +64,8 @@ def collect_analysis(folder: Path, name: str) -> AnalysisContents:
     return AnalysisContents(
         name,
         _words(name),
-        f"{len(neurons)} neurons in {_count(n_sessions, 'session')}, {_count(n_members, 'member')}; computed by "
-        f"{origin['settings']['_target_']}.",
+        f"{_count(len(neurons), 'neuron')} in {_count(n_sessions, 'session')}, {_count(n_members, 'member')}; "
+        f"computed by {origin['settings']['_target_']}.",
         [embedded_figure(figures / each, _words(each), kind) for each, kind in listed.itertuples(index=False)],
         [neuron_table(neurons)],
         yaml.safe_dump(origin, sort_keys=True, allow_unicode=True),
@@ -112,12 +112,17 @@ def collect_consistency(folder: Path) -> AnalysisContents | None:
     n_uncertain = int(table["uncertain"].astype(bool).sum())
     formats = {str(column): _three_digits for column in table if table[column].dtype.kind == "f"}
     named = table.rename(columns=lambda name: str(name).replace("_", " "))
-    caption = "One row per quantity of every analysis."
+    caption = (
+        "One row per quantity; icc: agreement of single members about neurons (intraclass correlation, "
+        "Shrout & Fleiss 1979), 1 where they agree; consistent share: neurons whose spread over members is small "
+        "against the spread over neurons."
+    )
     shown = make_table(named, {key.replace("_", " "): form for key, form in formats.items()}, caption, filterable=True)
     return AnalysisContents(
         "consistency",
         "Consistency over members",
-        f"{len(table)} quantities, of which {n_uncertain} differ between members and are uncertain.",
+        f"{len(table)} {_plural(len(table), 'quantity', 'quantities')} of all analyses; {n_uncertain} "
+        f"{_plural(n_uncertain, 'differs between members and is', 'differ between members and are')} uncertain.",
         [embedded_figure(path.with_suffix(""), "Consistency over members")],
         [shown],
         "",
@@ -138,7 +143,7 @@ def collect_truth(folder: Path) -> AnalysisContents | None:
         "truth",
         "Comparison with the truth",
         f"{len(table)} quantities of {table[['session', 'neuron']].drop_duplicates().shape[0]} simulated neurons whose "
-        f"tuning is known; {missed} {'misses its' if missed == 1 else 'miss their'} tolerance.",
+        f"tuning is known; {missed} {_plural(missed, 'misses its', 'miss their')} tolerance.",
         figure,
         [_summary_of_truth(table), _cells_against_truth(table)],
         "",
@@ -186,7 +191,11 @@ def _words(name: str) -> str:
 
 
 def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+    return f"{n} {_plural(n, noun, f'{noun}s')}"
+
+
+def _plural(n: int, one: str, several: str) -> str:
+    return one if n == 1 else several
 
 
 def _column(name: str) -> str:
