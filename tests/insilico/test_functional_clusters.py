@@ -135,9 +135,9 @@ def test_all_blocks_together_and_single_images() -> None:
     blocks = settings()["fingerprint"] | {"blocks": every, "grating_cycles": [1.0, 2.0, 3.0]}
     _, result = run(SubunitCells(filters(), law), fingerprint=blocks)
     found = result.axes["block"].data.tolist()
-    assert [found.count(name) for name in dict.fromkeys(found)] == [330, 40, 8, 24, 20]
+    assert [found.count(name) for name in dict.fromkeys(found)] == [660, 80, 8, 24, 20]
     values = result.arrays["fingerprint"].data
-    assert values.shape == (len(TRUTH), 422)
+    assert values.shape == (len(TRUTH), 792)
     assert np.isfinite(values).all()
     bars = values[:, [name == "bars" for name in found]]
     assert (bars.reshape(len(TRUTH), 2, 4).sum(axis=1).argmax(axis=1) == 0).all(), "the preferred direction is first"

@@ -41,7 +41,7 @@ class FingerprintSettings:
     align_directions: bool  # whether tuning curves begin at the preferred direction or orientation
     n_orientations: int  # of static gratings
     grating_cycles: tuple[float, ...]  # of static gratings, over the shorter side of the screen
-    n_phases: int  # of static gratings, averaged over
+    n_phases: int  # of static gratings, of which the best counts
     images: ImageSettings
     n_quantiles: int  # kept of the responses to images
 
@@ -177,8 +177,10 @@ def _gratings(
         phase=grid["phase"],
         mode="static",
     )
+    stimulus = torch.cat([stimulus, torch.zeros_like(stimulus[:1])])
     responses = np.moveaxis(_responses(population, neurons, stimulus)[:, :, -1], 2, 1)
-    curves = responses.reshape(*responses.shape[:2], len(cycles), len(orientations), len(phases)).mean(axis=4)
+    evoked = responses[..., :-1] - responses[..., -1:]  # above the response to grey
+    curves = evoked.reshape(*evoked.shape[:2], len(cycles), len(orientations), len(phases)).max(axis=4)
     tuned = _tuning(curves, settings.align_directions)
     return tuned, [f"grating {c:g} cycles {o:g} deg" for c in settings.grating_cycles for o in orientations]
 

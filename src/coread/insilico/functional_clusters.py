@@ -23,7 +23,8 @@ class FunctionalClusters:
     Blocks of features weigh the same however long they are; principal components keep a share of the variance; clusters
     are found in these (`coread.insilico.clustering`). The table tells every neuron's `cluster` (from 1, the largest
     first), how sure it is to be there (`cluster_confidence`), its cluster's `cluster_stability` (mean Jaccard
-    coefficient, Hennig 2007), the share of members that agree, `cluster_agreement_members`, and whether it is `cluster_uncertain`.
+    coefficient, Hennig 2007), the share of members that agree, `cluster_agreement_members`, and whether it is
+    `cluster_uncertain`.
 
     Args:
         fingerprint: arguments of `FingerprintSettings`, with `images` those of `ImageSettings`.

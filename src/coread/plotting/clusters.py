@@ -81,7 +81,7 @@ def draw_cluster_means(results: Mapping[str, ExperimentResult]) -> Drawing:
         for axes, name in zip(panels[0], spans, strict=True):
             axes.set_title(name)
         for axes, span in zip(panels[-1], spans.values(), strict=True):
-            axes.set_xlabel(_extent(_names(results)[span]))
+            axes.set_xlabel(_last(_names(results)[span]), loc="right")
     caption = (
         f"Mean fingerprints of {len(numbers)} clusters of {len(table)} model neurons of {_sessions(results)} (bands: "
         "one standard deviation over neurons; responses in standard deviations, tuning curves relative to their "
@@ -100,9 +100,9 @@ def _draw_mean(axes: Axes, values: Float[np.ndarray, "neuron feature"], color: s
     axes.locator_params(axis="y", nbins=3)
 
 
-def _extent(names: list[str]) -> str:
-    """Return what the first and the last feature of a block are, without the words that they share."""
-    return f"{names[0].split(' ', 1)[-1]} to {names[-1].split(' ', 1)[-1]}"
+def _last(names: list[str]) -> str:
+    """Return the value of the last feature of a block with its unit."""
+    return " ".join(names[-1].split(" ")[-2:])
 
 
 def draw_cluster_stability(results: Mapping[str, ExperimentResult], method: str, stable_jaccard: float) -> Drawing:
@@ -118,12 +118,13 @@ def draw_cluster_stability(results: Mapping[str, ExperimentResult], method: str,
         number.plot(tried, score, marker="o", markersize=2.5, color=GREY)
         number.plot(len(of_clusters), score[tried == len(of_clusters)], marker="o", markersize=4, color=COLORS[1])
         number.set(xlabel="number of clusters", ylabel="BIC" if method == "mixture" else "mean silhouette")
+        number.locator_params(axis="x", integer=True)
         _draw_jaccard(jaccard, of_clusters, stable_jaccard)
         kinds = [name for name in ("neurons", "features", "members") if len(_rand(first, name))]
         for position, name in enumerate(kinds):
             strip(rand, position, _rand(first, name), COLORS[position])
         rand.set_xticks(range(len(kinds)), kinds)
-        rand.set(xlabel="drawn again", ylabel="adjusted Rand index", ylim=(-0.05, 1.05), xlim=(-0.6, len(kinds) - 0.4))
+        rand.set(xlabel="drawn again", ylabel="adjusted Rand index", ylim=(None, 1.05), xlim=(-0.6, len(kinds) - 0.4))
     agreement = table["cluster_agreement_members"].to_numpy(float)
     of_members = (
         f" On average {100 * np.nanmean(agreement):.0f} % of the members put a neuron into its cluster."

@@ -12,6 +12,7 @@ from coread.plotting.groups import evenly_chosen, group_names, joined_table
 from coread.plotting.style import COLORS, FULL_WIDTH_IN, GREY, Drawing, paper_style, strip
 
 N_COLUMNS = 6
+MARKERS = "os^D"  # of cell types whose colours repeat
 PANEL_IN = FULL_WIDTH_IN / N_COLUMNS
 
 
@@ -56,7 +57,7 @@ def _draw_map(axes: Axes, result: ExperimentResult, row: pd.Series) -> None:
     axes.tick_params(labelsize=5.5)
     mark = "  ?" if bool(row["interaction_uncertain"]) else ""
     shares = f"i {row['interaction_index']:.2f}, {row['interaction_before_output']:.2f}"
-    axes.set_title(f"{row.get('unit_id', row['neuron'])}{mark}\n{shares}", fontsize=5.5, pad=2)
+    axes.set_title(f"{row.get('unit_id', row['neuron'])}{mark}\n{shares}".replace("_", " "), fontsize=5.5, pad=2)
 
 
 def draw_interaction_indices(results: Mapping[str, ExperimentResult]) -> Drawing:
@@ -75,6 +76,7 @@ def draw_interaction_indices(results: Mapping[str, ExperimentResult]) -> Drawing
                     of_chosen["interaction_index"],
                     of_chosen["interaction_before_output"],
                     s=9,
+                    marker=MARKERS[position // len(COLORS) % len(MARKERS)],
                     facecolors=face,
                     edgecolors=color,
                     linewidths=0.6,
@@ -89,8 +91,9 @@ def draw_interaction_indices(results: Mapping[str, ExperimentResult]) -> Drawing
     caption = (
         f"Interaction of centre and surround in {len(table)} model neurons. Left: share of the variance of responses "
         "to pairs of contrasts that no sum explains, of responses or before one rising output nonlinearity (0 for a "
-        "linear-nonlinear neuron); colours: cell types as on the right. Right: relative change of the response to the "
-        "best contrast of the centre when the surround shows the same (-1: silenced); one dot per neuron, lines: "
-        f"median and quartiles. {(~certain).sum()} open dots: maps that differ between members."
+        "linear-nonlinear neuron); colours: cell types as on the right, squares from the eighth on. Right: relative "
+        "change of the response to the best contrast of the centre when the surround shows the same (-1: silenced); "
+        f"one dot per neuron, lines: median and quartiles. {(~certain).sum()} open dots: maps that differ between "
+        "members."
     )
     return Drawing(figure, caption)

@@ -28,11 +28,11 @@ def draw_local_linearity(results: Mapping[str, ExperimentResult], sufficient_r2:
             strip(right, position, table["linear_range_contrast"].to_numpy(float)[own], color, certain)
         left.axhline(sufficient_r2, color=GREY, linewidth=0.6, linestyle="--")
         left.set(xscale="log", xlabel="RMS contrast of the change", ylabel="predicted share of response changes")
-        left.set_ylim(-0.55, 1.05)
+        left.set_ylim(min(0.0, float(np.nanmin(shown, initial=0.0))) - 0.05, 1.05)
         left.set_xticks(contrast, [f"{value:g}" for value in contrast], minor=False)
         left.set_xticks([], minor=True)
         right.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=30, ha="right")
-        right.set(ylabel="linear up to an RMS contrast of")
+        right.set(ylabel="linear up to an RMS contrast of", yticks=[0.0, *contrast])
     caption = (
         f"How far around natural images the gradient predicts the responses of {len(table)} model neurons. Left: share "
         "of the power of actual changes that the gradient predicts (1: a linear neuron; shown down to -0.5), against "

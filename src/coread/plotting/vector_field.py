@@ -19,6 +19,7 @@ from coread.plotting.style import COLORS, FULL_WIDTH_IN, GREY, Drawing, paper_st
 PANEL_IN = 2.3
 N_COLUMNS = 3
 INSET = 0.24  # side of a component's image, in sides of the panel
+FIELD = 0.72  # side of the vector field, which leaves room for the components right of it and above
 RESPONSE_PIXELS = 100  # along each axis of the drawn responses
 ARROW_WIDTH = 0.006  # in widths of the panel
 
@@ -30,7 +31,7 @@ def draw_vectors(points: Float[np.ndarray, "image 2"], arrows: Float[np.ndarray,
     """Draw an arrow per image, the longest a tenth of the plane; return the figure."""
     with paper_style():
         figure, axes = _square_figure()
-        _quiver(axes, points, arrows, 1.1 * _largest(points))
+        _quiver(axes, points, arrows, _largest(points))
     return figure
 
 
@@ -65,10 +66,8 @@ def _draw_binned(
 ) -> Any:
     columns = [tails, arrows] if responses is None else [tails, arrows, responses[:, None]]
     mean = bin_means(coordinates, np.concatenate(columns, axis=1), n_bins)
-    limit = 1.1 * max(_largest(mean[:, :2]), _largest(coordinates))
+    limit = max(_largest(mean[:, :2]), _largest(coordinates))
     mesh = None if responses is None else _draw_responses(axes, mean[:, :2], mean[:, 4], limit)
-    axes.plot([-limit, limit], [0, 0], color=GREY, linewidth=0.4, zorder=1)
-    axes.plot([0, 0], [-limit, limit], color=GREY, linewidth=0.4, zorder=1)
     _quiver(axes, mean[:, :2], mean[:, 2:4], limit)
     return mesh
 
@@ -102,9 +101,13 @@ def _quiver(
 ) -> None:
     longest = float(np.linalg.norm(arrows, axis=1).max(initial=0.0)) or 1.0
     scale = longest / (0.2 * limit)  # the longest is a tenth of the plane
+    for ends in (([-limit, limit], [0, 0]), ([0, 0], [-limit, limit])):
+        axes.plot(*ends, color=GREY, linewidth=0.4, zorder=1)
+    axes.text(-limit, -0.03 * limit, f"{-limit:.2g}", fontsize=5.5, color=GREY, ha="left", va="top")
     # one scale of both axes, so that arrows keep their directions
     axes.quiver(*points.T, *arrows.T, angles="xy", scale_units="xy", scale=scale, width=ARROW_WIDTH, zorder=2)
-    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    low, high = -1.25 * limit, -1.25 * limit + 2.5 * limit / FIELD
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     axes.axis("off")
 
 
@@ -123,7 +126,8 @@ def _draw_insets(
     axes: Axes, components: Float[np.ndarray, "2 height width"], shares: Float[np.ndarray, "2"] | None
 ) -> None:
     limit = float(np.abs(components).max()) or 1.0
-    for number, left, bottom in ((0, 1 - INSET, 0.5 - INSET / 2), (1, 0.5 - INSET / 2, 1 - INSET)):
+    middle = FIELD / 2 - INSET / 2
+    for number, left, bottom in ((0, FIELD, middle), (1, middle, FIELD)):
         inset = axes.inset_axes((left, bottom, INSET, INSET))
         _draw_component(inset, components[number], limit, _component_name(number, shares))
 
@@ -176,13 +180,15 @@ def draw_vector_fields(results: Mapping[str, ExperimentResult], n_drawn: int, n_
             _draw_neuron(axes, results[table["session"][row]], table.loc[row], n_bins)
     n_images = next(iter(results.values())).arrays["arrow"].data.shape[1]
     unit = next(iter(results.values())).arrays["response"].unit
+    height, width = next(iter(results.values())).arrays["component"].data.shape[-2:]
     caption = (
         f"How the locally linear receptive field (LSTA) changes with the image, for {len(rows)} evenly chosen of "
         f"{len(table)} model neurons and {n_images} natural images. Every arrow starts at the mean projection of the "
-        f"images of a bin onto the first two principal components of the neuron's LSTAs (insets, with their share of "
-        f"the variance; red positive) and points where the response grows fastest: the LSTA's projection, the longest "
-        f"a tenth of the panel's width. Colour: response ({unit}), each neuron's own range (dark low, yellow high). "
-        "Crossing lines: no projection. A question mark: the LSTAs differ between members."
+        "images of a bin onto the first two principal components of the neuron's LSTAs (insets, with their share of "
+        "the variance; red positive) and points where the response grows fastest: the LSTA's projection, the longest "
+        f"a tenth of the field's width. Colour: response ({unit}), each neuron's own range (dark low, yellow high). Lines "
+        "cross where there is no projection; the number is the projection, in contrast, at their end. Insets show the whole "
+        f"frame of {height} x {width} pixels. A question mark: the LSTAs differ between members."
     )
     return Drawing(figure, caption)
 
