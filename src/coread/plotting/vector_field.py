@@ -185,10 +185,11 @@ def draw_vector_fields(results: Mapping[str, ExperimentResult], n_drawn: int, n_
         f"How the locally linear receptive field (LSTA) changes with the image, for {len(rows)} evenly chosen of "
         f"{len(table)} model neurons and {n_images} natural images. Every arrow starts at the mean projection of the "
         "images of a bin onto the first two principal components of the neuron's LSTAs (insets, with their share of "
-        "the variance; red positive) and points where the response grows fastest: the LSTA's projection, the longest "
-        f"a tenth of the field's width. Colour: response ({unit}), each neuron's own range (dark low, yellow high). Lines "
-        "cross where there is no projection; the number is the projection, in contrast, at their end. Insets show the whole "
-        f"frame of {height} x {width} pixels. A question mark: the LSTAs differ between members."
+        "the variance; red positive) and points where the response grows fastest: the LSTA's projection, the "
+        f"longest a tenth of the field's width. Colour: response ({unit}), each neuron's own range (dark low, yellow "
+        "high). Lines cross where there is no projection; the number is the projection, in contrast, at their end. "
+        f"Insets show the whole frame of {height} x {width} pixels. A question mark: the LSTAs differ between "
+        "members."
     )
     return Drawing(figure, caption)
 
