@@ -6,10 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-
-from coread.insilico.experiment import ExperimentResult
-from coread.insilico.population import Population
-from coread.insilico.tuning_analyses import GratingTuning
 from tests.insilico.tuning_analyses.filter_cells import (
     FilterCells,
     amplitude,
@@ -21,6 +17,10 @@ from tests.insilico.tuning_analyses.filter_cells import (
     population,
     preferred_frequency,
 )
+
+from coread.insilico.experiment import ExperimentResult
+from coread.insilico.population import Population
+from coread.insilico.tuning_analyses import GratingTuning
 
 SETTINGS: dict[str, Any] = {
     "contrasts": [0.1, 0.3, 0.6, 1.0],

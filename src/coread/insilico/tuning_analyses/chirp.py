@@ -11,7 +11,7 @@ from coread.data_io.artificial_stimuli import ChirpSegment, chirp_course, chirp_
 from coread.data_io.artificial_stimuli.chirp import MAX_FREQUENCY_HZ, RAMP_S, ramp_phase
 from coread.insilico.experiment import ExperimentResult, Quantity
 from coread.insilico.population import Population
-from coread.insilico.tuning_analyses.indices import contrast_of_two, transience_index
+from coread.insilico.tuning_analyses.indices import contrast_of_two, largest_rise, transience_index
 from coread.insilico.tuning_analyses.member_table import MemberTable, responds
 from coread.insilico.tuning_analyses.responses import (
     after_grey,
@@ -29,9 +29,9 @@ from coread.plotting.tuning_summary import Measure, draw_histograms
 class ChirpResponses:
     """Responses to a step, a rising frequency and a rising contrast of the whole screen.
 
-    The ON-OFF index compares the largest response to the bright step and to the dark one after it, above the response
-    to grey (Baden et al. 2016, Nature 529:345). In `n_pieces` equal pieces of each ramp the response is fitted with
-    the sine shown there: its amplitude over frequency and contrast.
+    The ON-OFF index compares the largest rise of the response in the bright step and in the dark one after it, as that
+    of Baden et al. 2016 (Nature 529:345) compares responses to both. In `n_pieces` equal pieces of each ramp the
+    response is fitted with the sine shown there: its amplitude over frequency and contrast.
 
     Args:
         contrast: factor on the contrasts of the chirp.
@@ -90,14 +90,16 @@ class ChirpResponses:
         segments = {segment.name: segment for segment in chirp_segments(rate)}
         change = responses - baseline[..., None]
         bright, dark = (change[..., segments[name].first : segments[name].stop] for name in ("bright", "dark_after"))
-        on, off = bright.max(axis=-1), dark.max(axis=-1)
+        on, off = largest_rise(bright), largest_rise(dark)
         responding = responds(change.max(axis=-1), baseline, self.min_response)
         table.judge(responding, responses, self.reliable_correlation)
         ramps = {name: ramp_amplitudes(responses, segments[name], self.n_pieces, rate) for name in RAMPS}
         transience = transience_index(bright.reshape(-1, bright.shape[-1]), max(1, round(self.late_s * rate)))
         columns = {
             "on_off_index": contrast_of_two(on, off),
-            "on_transience_index": transience.reshape(on.shape),
+            "on_transience_index": np.where(
+                responds(on, baseline, self.min_response), transience.reshape(on.shape), np.nan
+            ),
             "best_frequency_hz": MAX_FREQUENCY_HZ * (ramps["frequency"].argmax(axis=-1) + 0.5) / self.n_pieces,
             "contrast_gain": _slope(ramps["contrast"], self.contrast),
         }

@@ -17,9 +17,9 @@ Function: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class CurveFit(NamedTuple):
     """Fitted parameters with their standard errors, and the share of a curve's variance that the fit explains.
 
-    NaN where a curve has fewer known points than free parameters or is constant. The standard errors are those of linear
-    regression at the optimum, from the residuals; they are NaN for as many points as parameters, and for a parameter
-    at its bound.
+    NaN where a curve is constant, or has fewer known points than free parameters. The standard errors are those of
+    linear regression at the optimum, from the residuals; they are NaN for as many points as parameters, and for a
+    parameter at its bound.
     """
 
     parameters: Float[np.ndarray, "curve parameter"]

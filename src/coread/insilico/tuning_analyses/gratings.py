@@ -63,6 +63,24 @@ class _Curve(NamedTuple):
     fit: Fitted
 
 
+class _Found(NamedTuple):
+    """Responses to the grid, what they are measured by per neuron (F0 or F1), and which neurons respond."""
+
+    shown: GratingResponses
+    response: Float[np.ndarray, "row neuron direction spatial temporal"]
+    measure: np.ndarray
+    responding: Bool[np.ndarray, "row neuron"]
+
+    def alike(
+        self, values: Float[np.ndarray, "row neuron variant 2"]
+    ) -> tuple[Float[np.ndarray, "row neuron variant"], Float[np.ndarray, "row neuron variant"]]:
+        """Return responses to further gratings, measured like those to the grid, and F1 / F0."""
+        known = self.responding[..., None]
+        f0 = np.where(known, values[..., 0] - self.shown.baseline[..., None], np.nan)
+        f1 = np.where(known, values[..., 1], np.nan)
+        return np.where((self.measure == "F1")[:, None], f1, f0), modulation_ratio(f1, f0)
+
+
 class GratingTuning:
     """Tuning of every neuron to full-field gratings.
 
@@ -104,57 +122,41 @@ class GratingTuning:
 
     def run(self, population: Population, neurons: Int[np.ndarray, "neuron"]) -> ExperimentResult:
         """Return tuning curves with their fits, and a table of indices and preferred values."""
-        shown = self.grid.respond(population, neurons)
-        response, name = evoked(shown.f0, shown.f1, self.measure)
-        flat = response.reshape(*response.shape[:2], -1)
-        responding = responds(np.nanmax(flat, axis=2), shown.baseline, self.min_response)
-        best, gratings = best_gratings(response[0], shown)
-        table = MemberTable(population, neurons)
-        table.judge(responding, flat, self.reliable_correlation)
-        table.note("response_measure", name)
         memoryless = is_memoryless(population)
-        curves = _curves_through(response, best, responding, shown, memoryless)
-        own = _own_gratings(gratings, curves)
-
-        def respond_own(gratings: np.ndarray, variants: Variants) -> tuple[np.ndarray, np.ndarray]:
-            values = self.grid.respond_own_gratings(population, neurons, gratings, variants)
-            known = responding[..., None]
-            return (
-                np.where(known, values[..., 0] - shown.baseline[..., None], np.nan),
-                np.where(known, values[..., 1], np.nan),
-            )
-
-        f0, f1 = respond_own(gratings, Variants(self.contrasts, np.zeros(len(self.contrasts))))
-        contrast = np.where((name == "F1")[:, None], f1, f0)
+        found = self._found(population, neurons)
+        best, gratings = best_gratings(found.response[0], found.shown)
+        curves = _curves_through(found, best, memoryless)
+        contrasts = Variants(self.contrasts, np.zeros(len(self.contrasts)))
+        contrast, _ = found.alike(self.grid.respond_own_gratings(population, neurons, gratings, contrasts))
         curves[CONTRAST] = _Curve(self.contrasts, contrast, fit_contrasts(_flat(contrast), self.contrasts))
-        f0, f1 = respond_own(own, Variants(np.full(len(TURNS_DEG), self.grid.contrast), TURNS_DEG))
-        around = np.where((name == "F1")[:, None], f1, f0)
+        turned = Variants(np.full(len(TURNS_DEG), self.grid.contrast), TURNS_DEG)
+        preferred = _preferred_gratings(gratings, curves)
+        around, ratio = found.alike(self.grid.respond_own_gratings(population, neurons, preferred, turned))
+        table = MemberTable(population, neurons)
+        table.judge(found.responding, found.response, self.reliable_correlation)
+        table.note("response_measure", found.measure)
         _add_angles(table, curves[DIRECTION], around, memoryless)
         if not memoryless:
-            table.note("dsi_p", self._direction_p(response[0], best, shown.directions_deg, responding[0]))
-        if TEMPORAL in curves:
-            _add_frequency(table, TEMPORAL, curves[TEMPORAL], {"hz": 1.0})
-        _add_frequency(table, SPATIAL, curves[SPATIAL], _pixel_sizes(population))
-        table.add("f1_f0", modulation_ratio(f1[..., 0], f0[..., 0]))
+            table.note("dsi_p", self._direction_p(found, best))
+        table.add("f1_f0", ratio[..., 0])
+        _add_frequencies(table, curves, population)
         table.add("c50", curves[CONTRAST].fit.preferred.reshape(table.shape))
         table.add("contrast_exponent", curves[CONTRAST].fit.width.reshape(table.shape))
         _note_fit(table, "contrast", curves[CONTRAST].fit, "c50_fit_error")
-        unit = population.unit
-        grid = Quantity(response[0], ("neuron", DIRECTION, SPATIAL, TEMPORAL), unit)
-        arrays = {"grating_responses": grid} | _curve_arrays(curves, unit) | table.members()
-        return ExperimentResult(table.frame(), arrays, _axes(curves, shown))
+        arrays = _arrays(found, curves, population.unit) | table.members()
+        return ExperimentResult(table.frame(), arrays, _axes(curves, found.shown))
 
-    def _direction_p(
-        self,
-        response: Float[np.ndarray, "neuron direction spatial temporal"],
-        best: Int[np.ndarray, "neuron 3"],
-        directions_deg: Float[np.ndarray, "direction"],
-        responding: Bool[np.ndarray, "neuron"],
-    ) -> Float[np.ndarray, "neuron"]:
+    def _found(self, population: Population, neurons: Int[np.ndarray, "neuron"]) -> "_Found":
+        shown = self.grid.respond(population, neurons)
+        response, measure = evoked(shown.f0, shown.f1, self.measure)
+        peak = np.nanmax(response.reshape(*response.shape[:2], -1), axis=2)
+        return _Found(shown, response, measure, responds(peak, shown.baseline, self.min_response))
+
+    def _direction_p(self, found: "_Found", best: Int[np.ndarray, "neuron 3"]) -> Float[np.ndarray, "neuron"]:
         """Test the directions at the best spatial frequency; temporal frequencies are repeats."""
-        repeats = response[np.arange(len(response)), :, best[:, 1]].swapaxes(1, 2)
-        repeats = np.where(responding[:, None, None], repeats, np.nan)
-        return direction_permutation_test(repeats, directions_deg, self.n_permutations, self.seed)
+        repeats = found.response[0][np.arange(len(best)), :, best[:, 1]].swapaxes(1, 2)
+        repeats = np.where(found.responding[0][:, None, None], repeats, np.nan)
+        return direction_permutation_test(repeats, found.shown.directions_deg, self.n_permutations, self.seed)
 
     def draw(self, results: Mapping[str, ExperimentResult]) -> Mapping[str, Drawing]:
         """Return polar plots, histograms of the indices, and galleries of frequency and contrast tuning."""
@@ -171,14 +173,9 @@ class GratingTuning:
         return drawings
 
 
-def _curves_through(
-    response: Float[np.ndarray, "row neuron direction spatial temporal"],
-    best: Int[np.ndarray, "neuron 3"],
-    responding: Bool[np.ndarray, "row neuron"],
-    shown: GratingResponses,
-    memoryless: bool,
-) -> dict[str, _Curve]:
+def _curves_through(found: _Found, best: Int[np.ndarray, "neuron 3"], memoryless: bool) -> dict[str, _Curve]:
     """Return the curves of direction and frequencies through each neuron's best grating, and their fits."""
+    shown, response = found.shown, found.response
     every = np.arange(len(best))
     direction, spatial, temporal = best.T
     through = {
@@ -191,7 +188,7 @@ def _curves_through(
     for name, (points, values) in through.items():
         if name == TEMPORAL and (memoryless or not can_show[name].any()):
             continue
-        known = np.where(responding[..., None], values, np.nan)
+        known = np.where(found.responding[..., None], values, np.nan)
         fit = fit_frequencies if name != DIRECTION else fit_orientations if memoryless else fit_directions
         curves[name] = _Curve(points, known, fit(_flat(known)[:, can_show[name]], points[can_show[name]]))
     return curves
@@ -201,7 +198,7 @@ def _flat(values: Float[np.ndarray, "row neuron point"]) -> Float[np.ndarray, "c
     return values.reshape(-1, values.shape[-1])
 
 
-def _own_gratings(
+def _preferred_gratings(
     gratings: Float[np.ndarray, "neuron 3"], curves: Mapping[str, _Curve]
 ) -> Float[np.ndarray, "neuron 3"]:
     """Return each neuron's preferred grating by the ensemble's fits; the best of those shown where a fit is poor."""
@@ -240,14 +237,17 @@ def _pixel_sizes(population: Population) -> dict[str, float]:
     return {unit: float(size) for unit, size in sizes.items() if size}
 
 
-def _add_frequency(table: MemberTable, axis: str, curve: _Curve, sizes: Mapping[str, float]) -> None:
-    """Add preferred frequency in all units, bandwidth, and what tells how good the fit is."""
-    name, own_unit = axis.removesuffix("_cyc_px").removesuffix("_hz"), next(iter(sizes))
-    for unit, size in sizes.items():
-        table.add(f"preferred_{name}_{unit}", curve.fit.preferred.reshape(table.shape) / size)
-    table.add(f"{name}_bandwidth_octaves", curve.fit.width.reshape(table.shape))
-    _note_fit(table, name, curve.fit, f"{name}_fit_error_{own_unit}")
-    table.note(f"{name}_at_edge", curve.fit.at_edge.reshape(table.shape)[0])
+def _add_frequencies(table: MemberTable, curves: Mapping[str, _Curve], population: Population) -> None:
+    """Add preferred frequencies in all units, bandwidths, and what tells how good the fits are."""
+    for axis, sizes in ((SPATIAL, _pixel_sizes(population)), (TEMPORAL, {"hz": 1.0})):
+        if axis in curves:
+            name, own_unit = axis.removesuffix("_cyc_px").removesuffix("_hz"), next(iter(sizes))
+            fit = curves[axis].fit
+            for unit, size in sizes.items():
+                table.add(f"preferred_{name}_{unit}", fit.preferred.reshape(table.shape) / size)
+            table.add(f"{name}_bandwidth_octaves", fit.width.reshape(table.shape))
+            _note_fit(table, name, fit, f"{name}_fit_error_{own_unit}")
+            table.note(f"{name}_at_edge", fit.at_edge.reshape(table.shape)[0])
 
 
 def _note_fit(table: MemberTable, name: str, fit: Fitted, error_name: str) -> None:
@@ -256,9 +256,9 @@ def _note_fit(table: MemberTable, name: str, fit: Fitted, error_name: str) -> No
     table.note(f"{name}_r2", fit.r2.reshape(table.shape)[0])
 
 
-def _curve_arrays(curves: Mapping[str, _Curve], unit: str) -> dict[str, Quantity]:
-    """Return curves of the ensemble and of members, and fitted curves of the ensemble."""
-    arrays = {}
+def _arrays(found: _Found, curves: Mapping[str, _Curve], unit: str) -> dict[str, Quantity]:
+    """Return responses to the grid and fitted curves of the ensemble, curves of the ensemble and of members."""
+    arrays = {"grating_responses": Quantity(found.response[0], ("neuron", DIRECTION, SPATIAL, TEMPORAL), unit)}
     for axis, curve in curves.items():
         fitted = curve.fit.curve[: curve.values.shape[1]]
         arrays[f"{axis}_tuning"] = Quantity(curve.values[0], ("neuron", axis), unit)

@@ -95,11 +95,19 @@ def suppression_index(responses: Float[np.ndarray, "curve size"]) -> Float[np.nd
 
     0 is no suppression, 1 silence at the largest size shown, above 1 a response below the baseline.
     """
-    shown = np.isfinite(responses).all(axis=0)
+    shown = np.isfinite(responses).any(axis=0)
     if not shown.any():
         return np.full(len(responses), np.nan)
     best = responses[:, shown].max(axis=1)
     return _ratio(best - responses[:, shown][:, -1], best)
+
+
+def largest_rise(course: Float[np.ndarray, "*curve time"]) -> Float[np.ndarray, "*curve"]:
+    """Return how far a response rises above its lowest value before, at most: 0 where it only falls.
+
+    What is left of a response to an earlier stimulus does not count.
+    """
+    return (course - np.minimum.accumulate(course, axis=-1)).max(axis=-1)
 
 
 def transience_index(course: Float[np.ndarray, "curve time"], n_late: int) -> Float[np.ndarray, "curve"]:

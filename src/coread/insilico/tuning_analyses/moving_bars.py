@@ -77,8 +77,8 @@ class MovingBarTuning:
         peaks = self._peaks(population, neurons)
         baseline = grey_response(population, neurons)
         change = peaks - baseline[:, :, None, None, None]
-        responding = responds(change.max(axis=(2, 3, 4)), baseline, self.min_response)
-        best = change[0].max(axis=-1).reshape(len(neurons), -1).argmax(axis=1)
+        responding = responds(np.nanmax(change, axis=(2, 3, 4)), baseline, self.min_response)
+        best = np.nanargmax(change[0].max(axis=-1).reshape(len(neurons), -1), axis=1)
         curves = change.reshape(*change.shape[:2], -1, len(self.directions_deg))[:, np.arange(len(neurons)), best]
         curves = np.where(responding[..., None], curves, np.nan)
         fit = fit_directions(curves.reshape(-1, curves.shape[-1]), self.directions_deg)
@@ -110,12 +110,21 @@ class MovingBarTuning:
     def _peaks(
         self, population: Population, neurons: Int[np.ndarray, "neuron"]
     ) -> Float[np.ndarray, "row neuron polarity speed direction"]:
-        """Return the largest response to every bar; slow bars take longer, so speeds are shown one by one."""
+        """Return the largest response to every bar; slow bars take longer, so speeds are shown one by one.
+
+        Bars that would jump over pixels are NaN; raises ValueError if all would.
+        """
         rate, size = bins_per_second(population), pixel_size(population, self.length_unit)
+        can_show = self.speeds / rate <= max(self.width, size)
+        if not can_show.any():
+            raise ValueError(
+                f"no bar can be shown: at {rate:g} bins per second bars of width {self.width:g} jump over pixels at "
+                f"speeds of {self.speeds.tolist()} {self.length_unit} / s"
+            )
         way = np.hypot(*population.frame_shape[1:]) * size + self.width
         grid = parameter_grid(polarity=POLARITIES, direction=self.directions_deg)
         parts = []
-        for speed in self.speeds:
+        for speed in self.speeds[can_show]:
             n_bins = int(np.ceil(way / speed * rate)) + population.lag
 
             def make(index: Int[np.ndarray, "stimulus"], speed: float = speed, n_bins: int = n_bins) -> Tensor:
@@ -131,9 +140,11 @@ class MovingBarTuning:
                 return after_grey(population, bars)
 
             parts.append(respond_to(population, neurons, len(grid["direction"]), make, _largest))
-        peaks = np.stack(parts, axis=2)
-        peaks = peaks.reshape(*peaks.shape[:3], len(POLARITIES), len(self.directions_deg))
-        return peaks.swapaxes(2, 3)
+        shown = np.stack(parts, axis=2)
+        shown = shown.reshape(*shown.shape[:3], len(POLARITIES), len(self.directions_deg)).swapaxes(2, 3)
+        peaks = np.full((*shown.shape[:3], len(self.speeds), shown.shape[-1]), np.nan)
+        peaks[:, :, :, can_show] = shown
+        return peaks
 
     def _fill(self, table: MemberTable, curves: Float[np.ndarray, "row neuron direction"], fit: Fitted) -> None:
         flat = curves.reshape(-1, curves.shape[-1])
