@@ -8,11 +8,13 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from coread.insilico.experiment import ExperimentResult, Quantity
 from coread.plotting.style import COLORS, FULL_WIDTH_IN, GREY, Drawing, paper_style, score_range, strip
 
 N_COLUMNS, MAX_PANELS = 6, 48
+AGREEING = 0.8  # mean cosine between starts from which on a cluster's stimulus is drawn as certain
 PANEL_IN, TITLE_IN, BOTTOM_IN, COURSE_IN = 0.62, 0.2, 0.28, 0.42  # image, room above and below it, time course
 UNITS = {"um": "µm", "deg": "deg", "px": "px"}
 
@@ -41,7 +43,7 @@ def draw_optima(results: Mapping[str, ExperimentResult], kind: str) -> Drawing:
         "time course of the contrast (one line per channel, scaled to the largest; the last frame right). Dots: filled "
         f"where the stimulus is certain, open where members or starts disagree ({int(tables['is_certain'].sum())} of "
         f"{len(tables)} are certain). Median share of a stimulus that the approximation keeps: "
-        f"{tables['separable_share'].median():.2f}."
+        f"{tables['separable_share'].median():.2f}.{_of_scales(results, chosen)}"
     )
     return Drawing(figure, caption)
 
@@ -82,14 +84,14 @@ def draw_cluster_stimuli(results: Mapping[str, ExperimentResult]) -> Drawing:
         for row, name in enumerate(names):
             title = str(name) if len(results) == 1 else f"{session}: {name}"
             agreement = result.arrays["start_cosine"].data[row]
-            panels.append(_cluster_panel(result, row, title, not agreement < 0.8))
+            panels.append(_cluster_panel(result, row, title, bool(agreement >= AGREEING)))
     shown = panels[:MAX_PANELS]
     selection = "all" if len(shown) == len(panels) else f"the first {len(shown)} of"
     caption = (
         f"Most discriminative stimuli of {selection} {len(panels)} clusters: the cluster responds, the others do not. "
         "Spatial part of the strongest channel (red: same sign as the centre; scaled to its peak) and time course of "
         "the contrast (one line per channel, scaled to the largest; the last frame right). Dots: filled where the "
-        "starts agree (mean cosine of at least 0.8), open elsewhere."
+        f"starts agree (mean cosine of at least {AGREEING:g}), open elsewhere."
     )
     return Drawing(_gallery(shown), caption)
 
@@ -122,6 +124,15 @@ def draw_discrimination(results: Mapping[str, ExperimentResult]) -> Drawing:
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
+
+
+def _of_scales(results: Mapping[str, ExperimentResult], chosen: Sequence[tuple[str, int]]) -> str:
+    """Return whose scale bar is drawn, where the sessions' pixels differ."""
+    pixels = {
+        (float(result.arrays["pixel_size"].data), result.arrays["pixel_size"].unit) for result in results.values()
+    }
+    session = chosen[(len(chosen) - 1) // N_COLUMNS * N_COLUMNS][0]
+    return "" if len(pixels) == 1 else f" Sessions differ in the size of a pixel: scale bar of {session}."
 
 
 def _choose(results: Mapping[str, ExperimentResult]) -> Sequence[tuple[str, int]]:
@@ -207,7 +218,7 @@ def _draw_scale_bar(axes: Axes, shape: tuple[int, ...], pixel: Quantity) -> None
     y = shape[0] - 0.5 + 0.07 * shape[0]
     axes.plot([-0.5, -0.5 + length / size], [y, y], color="black", linewidth=1.5, clip_on=False, solid_capstyle="butt")
     text = f"{length:g} {UNITS[pixel.unit]}"
-    axes.text(-0.5 + length / size / 2, y + 0.05 * shape[0], text, ha="center", va="top", fontsize=5.5)
+    axes.text(-0.5, y + 0.05 * shape[0], text, ha="left", va="top", fontsize=5.5)
     axes.set_xlim(-0.5, shape[1] - 0.5)
     axes.set_ylim(shape[0] - 0.5, -0.5)
 
@@ -236,6 +247,10 @@ def _scatter_responses(axes: Axes, table: pd.DataFrame, certain: np.ndarray) -> 
     axes.scatter(x[~certain], y[~certain], s=8, facecolors="white", edgecolors=COLORS[0], linewidths=0.6, zorder=2)
     if len(x) and min(x.min(), y.min()) > 0:
         axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
     ends = [np.nanmin([x.min(), y.min()]), np.nanmax([x.max(), y.max()])] if len(x) else [0.0, 1.0]
     axes.plot(ends, ends, color=GREY, linewidth=0.6, zorder=0)
 

@@ -51,6 +51,13 @@ def test_neurons_without_a_label_belong_to_no_cluster_and_shares_join() -> None:
     np.testing.assert_allclose(joined.table["response_own"], whole.table["response_own"], rtol=1e-4)
 
 
+def test_the_recorded_column_may_be_called_as_the_measured_one() -> None:
+    model = known_model(info={"neurons_dict": {SESSION: {"cluster": ["p", "q", "p"]}}})
+    result = experiment(labels="cluster").run(Population([model], SESSION), np.arange(3))
+    assert list(result.table.columns).count("cluster") == 1
+    assert list(result.table["cluster"]) == ["p", "q", "p"]
+
+
 def test_members_show_as_spread(tmp_path: Path) -> None:
     other = known_model(info={"response_scale": {SESSION: [1.0, 2.0, 1.0]}})
     population = Population([known_model(), other], SESSION)

@@ -183,7 +183,7 @@ class MostDiscriminativeStimulus:
         for name, values in (("response_own", own), ("response_other", other), ("selectivity", index)):
             columns |= optima.over_members(name, values)
         table = pd.DataFrame(columns).iloc[neurons].reset_index(drop=True)
-        return pd.concat([population.neurons.iloc[neurons].reset_index(drop=True), table], axis=1)
+        return optima.beside_recorded(population, neurons, table)
 
     def draw(self, results: Mapping[str, ExperimentResult]) -> Mapping[str, Drawing]:
         """Return the clusters' stimuli, and how clusters respond to them."""

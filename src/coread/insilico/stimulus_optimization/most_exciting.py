@@ -42,7 +42,7 @@ class MostExcitingStimulus:
         tolerance: share of a readout's mask that may lie outside of the patch that is computed.
         member_optima: whether every member's own optimum is sought too, to tell how much members agree.
         certain_cosine: mean cosine between members' optima (between starts where there is one member) from which on a
-            stimulus counts as certain.
+            stimulus counts as certain; where neither is known, none does.
         smoothing_px: applied only to find centre pixel and sign of the spatial part.
         optimizer: from a list of tensors to an optimiser; its learning rate is the length of a step over the norm.
         stopper: when a neuron's optimisation ends.
@@ -89,17 +89,15 @@ class MostExcitingStimulus:
         stimulus = found.stimulus.cpu().numpy()
         parts = optima.describe(stimulus, bin_s, self.smoothing_px)
         responses = optima.responses_to(population, stimulus, neurons)
-        table = population.neurons.iloc[neurons].reset_index(drop=True)
-        described = [
-            table,
+        measured = [
             self._responses(population, neurons, responses),
             self._starts(found),
             optima.in_space(parts.table, population),
+            self._of_members(population, neurons, bin_s),
         ]
-        members = self._of_members(population, neurons, bin_s)
-        table = pd.concat([*described, members], axis=1)
-        agreement = table["member_cosine"] if np.isfinite(table["member_cosine"]).all() else table["start_cosine"]
-        table["is_certain"] = ~(agreement < self.certain_cosine)
+        table = optima.beside_recorded(population, neurons, pd.concat(measured, axis=1))
+        agreement = table["member_cosine"].fillna(table["start_cosine"])
+        table["is_certain"] = agreement >= self.certain_cosine
         arrays = {
             "stimulus": Quantity(stimulus, ("neuron", "channel", "time", "height", "width"), "contrast"),
             "spatial": Quantity(parts.spatial, ("neuron", "channel", "height", "width")),

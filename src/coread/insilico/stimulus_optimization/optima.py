@@ -81,6 +81,13 @@ def responses_to(
     return torch.cat(parts, dim=1).cpu().numpy()
 
 
+def beside_recorded(population: Population, neurons: Int[np.ndarray, "neuron"], measured: pd.DataFrame) -> pd.DataFrame:
+    """Return the neurons as recorded with what was measured; a recorded column of the same name gives way."""
+    recorded = population.neurons.iloc[neurons].reset_index(drop=True)
+    kept = [name for name in recorded if name not in measured]
+    return pd.concat([recorded[kept], measured], axis=1)
+
+
 def over_members(name: str, values: Float[np.ndarray, "member neuron"]) -> dict[str, np.ndarray]:
     """Return the columns `<name>`, the mean over members, and `<name>_sd_members`, NaN for one member."""
     return {name: values.mean(axis=0), f"{name}_sd_members": spread_of_members(values)}
