@@ -23,7 +23,7 @@ from coread.recording import Recording, Stimulus
 
 SESSION = "tuning_0"
 SMALLER: dict[str, dict[str, Any]] = {
-    "spike_triggered": {"n_pieces": 40, "n_test_pieces": 16, "n_passes": 4, "window_px": 9, "n_axes": 3},
+    "spike_triggered": {"n_pieces": 100, "n_test_pieces": 12, "n_passes": 2, "window_px": 9, "n_axes": 3},
     "most_exciting": {"n_starts": 1, "rms_sd": 0.05},
 }
 

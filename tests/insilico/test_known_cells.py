@@ -132,7 +132,7 @@ def test_subspaces_are_orthonormal_and_hold_the_filters(model: KnownCellsModel) 
     outside = filters - np.einsum("nkf,njf,njg->nkg", filters, flat, flat)
     assert np.abs(outside).max() < 1e-9
     n_dimensions = {
-        cell.cell_type: int(round(float(np.trace(one)))) for cell, one in zip(model.cells.cells, gram, strict=True)
+        cell.cell_type: round(float(np.trace(one))) for cell, one in zip(model.cells.cells, gram, strict=True)
     }
     assert n_dimensions["complex"] == n_dimensions["direction_energy"] == 2
     assert n_dimensions["simple"] == n_dimensions["on_off"] == n_dimensions["surround"] == 1

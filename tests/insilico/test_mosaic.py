@@ -7,6 +7,7 @@ import pytest
 from coread.config import analysis_settings
 from coread.insilico.experiment import ExperimentResult, Quantity
 from coread.insilico.mosaic import Mosaic, describe_mosaic, nearest_neighbours, regularity_index
+from coread.insilico.place_fits import place_of
 from coread.insilico.population import Population
 from coread.models.known_cells import known_cells_model
 from coread.plotting.mosaic import draw_mosaics
@@ -62,6 +63,15 @@ def test_few_cells_or_a_line_have_no_mosaic() -> None:
         found = describe_mosaic(places, np.ones((len(places), 2)), 1.0, 10, 0)
         assert found["n"] == len(places)
         assert np.isnan([found["regularity_index"], found["coverage_factor"], found["density"]]).all()
+
+
+def test_places_are_found_between_the_peaks_of_a_map_and_widths_are_without_the_smoothing() -> None:
+    y, x = np.mgrid[:20, :20].astype(float)
+    gaussian = np.exp(-((y - 8.3) ** 2 + (x - 11.2) ** 2) / (2 * 1.8**2))
+    two_peaks = gaussian * np.abs(np.sin(2 * np.pi * 0.16 * (x - 11.2)))
+    fit = place_of(np.stack([gaussian, two_peaks]), smoothing_px=1.0)
+    np.testing.assert_allclose(fit.center_px, [[8.3, 11.2]] * 2, atol=0.1)
+    np.testing.assert_allclose(fit.sigma_px[0], 1.8, rtol=0.05)
 
 
 def test_the_experiment_places_cells_in_visual_space() -> None:

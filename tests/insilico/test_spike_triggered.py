@@ -21,6 +21,7 @@ from coread.insilico.spike_triggered import SpikeTriggered, relevant_subspace
 from coread.insilico.stc import (
     Windows,
     covariance_axes,
+    gradient_starts,
     held_out_changes,
     principal_angles,
     windows_around,
@@ -94,7 +95,8 @@ def test_axes_are_the_eigenvectors_of_the_covariance(population: Population) -> 
     weights = relative_weights(stream.responses(population, neurons, range(6)))
     windows = windows_around(sensitivity_maps(stream, population, neurons, 4), 4)
     removed = torch.zeros(2, 9, 2 * 16)
-    axes = covariance_axes(stream, population, weights, windows, removed, n_axes=3, n_passes=60)
+    start = torch.randn(2, 3, 9, 2 * 16, generator=torch.Generator().manual_seed(0))
+    axes = covariance_axes(stream, population, weights, windows, removed, start, n_passes=60)
     rows = []
     for number in range(6):
         seen = windows.cut(stream.piece(population, number)) / stream.contrast
@@ -118,7 +120,8 @@ def test_what_is_removed_is_not_found(population: Population) -> None:
     windows = windows_around(sensitivity_maps(STREAM, population, neurons, 4), 5)
     removed = torch.randn(1, 9, 50, generator=torch.Generator().manual_seed(0))
     removed /= removed.norm()
-    axes = covariance_axes(STREAM, population, weights, windows, removed, n_axes=2, n_passes=3)
+    start = gradient_starts(STREAM, population, neurons, windows, n_axes=2)
+    axes = covariance_axes(STREAM, population, weights, windows, removed, start, n_passes=3)
     along = (axes.direction * removed[:, None]).sum(dim=(2, 3))
     assert float(along.abs().max()) < 1e-4
     flat = axes.direction.flatten(2)
@@ -170,6 +173,16 @@ def test_shards_are_the_same_as_all_neurons_together(population: Population) -> 
     np.testing.assert_allclose(
         np.abs(together.arrays["stc_eigenvalue"].data), np.abs(parts.arrays["stc_eigenvalue"].data), atol=1e-3
     )
+
+
+def test_memory_bounds_the_neurons_at_once(population: Population, monkeypatch: pytest.MonkeyPatch) -> None:
+    neurons = np.sort(chosen(population, *CELLS))
+    together = experiment().run(population, neurons)
+    monkeypatch.setattr("coread.insilico.spike_triggered.SEEN_VALUES", 2 * 2 * 7 * 7 * (256 + 8))
+    in_pairs = experiment().run(population, neurons)
+    assert in_pairs.table["neuron"].tolist() == neurons.tolist()
+    np.testing.assert_allclose(in_pairs.arrays["sta"].data, together.arrays["sta"].data, atol=1e-5)
+    np.testing.assert_allclose(in_pairs.table["sta_strength"], together.table["sta_strength"], atol=1e-4)
 
 
 def test_members_that_agree_have_no_spread_and_others_have(population: Population) -> None:

@@ -1,4 +1,4 @@
-"""What is one number per neuron of separated receptive fields: place, size, kinetics, and functions that describe them."""
+"""One number per neuron of separated receptive fields: place, size, kinetics, and functions that describe them."""
 
 from collections.abc import Sequence
 

@@ -44,7 +44,7 @@ class Mosaic:
         """Return the place of some neurons in the unit of the pixels' width: micrometres, degrees or pixels."""
         stream = NoiseStream(1, self.contrast, self.seed)
         maps = sensitivity_maps(stream, population, neurons, self.n_gradients).cpu().numpy()
-        fit, _ = place_of(maps, self.smoothing_px)
+        fit = place_of(maps, self.smoothing_px)
         unit, width = pixel_width(population)
         grey = torch.zeros(population.models[0].stimulus_shape(population.lag + 1), device=population.device)
         ((_, gradient),) = own_gradients(population.model, population.session, grey, neurons, len(neurons))

@@ -45,10 +45,8 @@ class NoiseStream:
         Units are neurons of the ensemble, neurons of the first member, and so on.
         """
         chosen = torch.tensor(neurons, device=population.device)
-        pieces = [
-            with_members(population.respond(self.piece(population, number)[None])[:, 0, :, chosen])
-            for number in numbers
-        ]
+        shown = (population.respond(self.piece(population, number)[None]) for number in numbers)
+        pieces = [with_members(responses[:, 0, :, chosen]) for responses in shown]
         return torch.stack(pieces, dim=1).permute(0, 3, 1, 2).flatten(0, 1)
 
 
@@ -96,7 +94,7 @@ def sensitivity_maps(
     Cells without a linear receptive field have one here: squaring a gradient forgets its sign (the active subspace of
     Constantine 2015 is spanned by the same gradients).
     """
-    channels, height, width = population.frame_shape
+    _, height, width = population.frame_shape
     pieces = [stream.piece(population, GRADIENTS + sample)[:, : population.lag + 1] for sample in range(n_samples)]
     references = population.normalised(torch.stack(pieces))
     total = torch.zeros(len(neurons), height, width, device=population.device)

@@ -113,7 +113,7 @@ def own_gradients(
     neurons: Int[np.ndarray, "chosen"],
     batch_size: int = 64,
 ) -> Iterator[tuple[Int[Tensor, " pair"], Float[Tensor, "pair channel time height width"]]]:
-    """Yield the gradients of the last bin of every neuron at every reference, with the place of the neuron in `neurons`.
+    """Yield the gradients of the last bin of every neuron at every reference, with its place in `neurons`.
 
     Pairs of a neuron and a reference come in batches; weights get no gradients.
     """

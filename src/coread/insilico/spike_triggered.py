@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from coread.insilico.experiment import ExperimentResult, Quantity
+from coread.insilico.experiment import ExperimentResult, Quantity, join_results
 from coread.insilico.gaussian_fit import GaussianFit
 from coread.insilico.noise_sta import (
     FRESH,
@@ -29,6 +29,7 @@ from coread.insilico.stc import (
     HeldOut,
     Windows,
     covariance_axes,
+    gradient_starts,
     held_out_changes,
     principal_angles,
     significant,
@@ -37,6 +38,8 @@ from coread.insilico.stc import (
 
 if TYPE_CHECKING:
     from coread.plotting.style import Drawing
+
+SEEN_VALUES = 2**26  # of the noise in the windows of all units at once: 256 MiB
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,15 @@ class SpikeTriggered:
     smoothing_px: float
 
     def run(self, population: Population, neurons: Int[np.ndarray, "neuron"]) -> ExperimentResult:
-        """Return averages, axes and the place of some neurons."""
+        """Return averages, axes and the place of some neurons, as many at a time as memory allows."""
+        channels, height, width = population.frame_shape
+        n_sources = 1 if population.n_members == 1 else 1 + population.n_members
+        n_seen = channels * min(self.window_px, height) * min(self.window_px, width) * (self.n_bins + population.lag)
+        n_group = max(1, SEEN_VALUES // (n_sources * n_seen))
+        groups = [neurons[first : first + n_group] for first in range(0, len(neurons), n_group)]
+        return join_results([self._run_group(population, group) for group in groups])
+
+    def _run_group(self, population: Population, neurons: Int[np.ndarray, "neuron"]) -> ExperimentResult:
         stream = NoiseStream(self.n_bins, self.contrast, self.seed)
         maps = sensitivity_maps(stream, population, neurons, self.n_gradients)
         n_sources = 1 if population.n_members == 1 else 1 + population.n_members
@@ -93,10 +104,11 @@ class SpikeTriggered:
         windows = Windows(own.origin.repeat(n_sources, 1), own.side)
         found = self._analyse(stream, population, neurons, windows)
         table = population.neurons.iloc[np.asarray(neurons)].reset_index(drop=True)
-        fit, smooth = place_of(maps.cpu().numpy(), self.smoothing_px)
-        columns = self._columns(found, own, fit, len(table))
+        fit = place_of(maps.cpu().numpy(), self.smoothing_px)
         return ExperimentResult(
-            table.assign(**columns), self._arrays(found, own, smooth, len(table)), self._lags(population)
+            table.assign(**self._columns(found, own, fit, len(table))),
+            self._arrays(found, own, maps.cpu().numpy(), len(table)),
+            self._lags(population),
         )
 
     def draw(self, results: Mapping[str, ExperimentResult]) -> Mapping[str, "Drawing"]:
@@ -116,7 +128,10 @@ class SpikeTriggered:
         sta_test = held_out_changes(stream, population, fresh, windows, average[:, None])
         sta_counts = significant(sta_test.p_mean, self.alpha)[:, 0]
         removed = torch.where(sta_counts[:, None, None], average, 0.0)
-        axes = covariance_axes(stream, population, weights, windows, removed, self.n_axes, self.n_passes)
+        own = Windows(windows.origin[: len(neurons)], windows.side)
+        start = gradient_starts(stream, population, neurons, own, self.n_axes)
+        start = start.repeat(len(removed) // len(neurons), 1, 1, 1)
+        axes = covariance_axes(stream, population, weights, windows, removed, start, self.n_passes)
         axes_test = held_out_changes(stream, population, fresh, windows, axes.direction)
         return _Found(
             halves=halves,
@@ -170,7 +185,7 @@ class SpikeTriggered:
         }
 
     def _arrays(
-        self, found: _Found, windows: Windows, smooth: Float[np.ndarray, "neuron height width"], n_neurons: int
+        self, found: _Found, windows: Windows, maps: Float[np.ndarray, "neuron height width"], n_neurons: int
     ) -> dict[str, Quantity]:
         own = found.source(0, n_neurons)
         channels = found.halves.shape[3]
@@ -188,7 +203,7 @@ class SpikeTriggered:
             "sta_significant": Quantity(found.sta_counts[own], ("neuron",)),
             "stc_eigenvalue": Quantity(found.axes_test.variance[own].cpu().numpy(), ("neuron", "axis")),
             "window_origin_px": Quantity(windows.origin.cpu().numpy(), ("neuron", "y_x"), "px"),
-            "sensitivity": Quantity(smooth, ("neuron", "y", "x"), "response per contrast"),
+            "sensitivity": Quantity(maps, ("neuron", "y", "x"), "response per contrast"),
         }
 
     def _lags(self, population: Population) -> dict[str, Quantity]:
@@ -217,18 +232,30 @@ def _color_angle(
 def relevant_subspace(result: ExperimentResult) -> Float[np.ndarray, "neuron direction lag_bin channel y x"]:
     """Return the significant directions of a result of this experiment in whole frames; zeros elsewhere.
 
-    The first direction is the spike-triggered average, the others are the axes of the covariance.
+    The first direction is the spike-triggered average inside the window, the others are the axes of the covariance.
     """
     arrays = {name: quantity.data for name, quantity in result.arrays.items()}
     average, axes = arrays["sta"], arrays["stc_axes"]
     n_neurons, n_lags, channels, height, width = average.shape
-    frames = np.zeros((n_neurons, 1 + axes.shape[1], n_lags, channels, height, width))
-    norm = np.sqrt(np.square(average).sum(axis=(1, 2, 3, 4)))
-    frames[:, 0] = average / np.where(norm > 0, norm, 1.0)[:, None, None, None, None]
     rows, columns = (arrays["window_origin_px"][:, axis, None] + np.arange(axes.shape[-2 + axis]) for axis in (0, 1))
     every = np.arange(n_neurons)[:, None, None]
-    inside = np.moveaxis(axes, (-2, -1), (1, 2))  # neuron, window_y, window_x, axis, lag_bin, channel
-    moved = np.moveaxis(frames[:, 1:], (-2, -1), (1, 2))
-    moved[every, rows[:, :, None], columns[:, None, :]] = inside
+    # a view with pixels next to neurons: neuron, y, x, direction, lag_bin, channel
+    frames = np.zeros((n_neurons, 1 + axes.shape[1], n_lags, channels, height, width))
+    by_pixel = np.moveaxis(frames, (-2, -1), (1, 2))
+    seen = np.concatenate([_cut(average, rows, columns)[:, None], axes], axis=1)
+    by_pixel[every, rows[:, :, None], columns[:, None, :]] = np.moveaxis(seen, (-2, -1), (1, 2))
     kept = np.concatenate([arrays["sta_significant"][:, None], arrays["stc_significant"]], axis=1).astype(bool)
     return np.where(kept[:, :, None, None, None, None], frames, 0.0)
+
+
+def _cut(
+    average: Float[np.ndarray, "neuron lag_bin channel y x"],
+    rows: Int[np.ndarray, "neuron window_y"],
+    columns: Int[np.ndarray, "neuron window_x"],
+) -> Float[np.ndarray, "neuron lag_bin channel window_y window_x"]:
+    """Return the part of averages inside the windows, of unit length."""
+    every = np.arange(len(average))[:, None, None]
+    inside = np.moveaxis(average, (-2, -1), (1, 2))[every, rows[:, :, None], columns[:, None, :]]
+    inside = np.moveaxis(inside, (1, 2), (-2, -1))
+    norm = np.sqrt(np.square(inside).sum(axis=(1, 2, 3, 4), keepdims=True))
+    return inside / np.where(norm > 0, norm, 1.0)

@@ -1,4 +1,4 @@
-"""Spike-triggered covariance of model neurons: the directions of a stimulus along which its variance changes a response.
+"""Spike-triggered covariance of model neurons: directions of a stimulus whose variance changes a response.
 
 The covariance of the stimuli before a response, less that of all stimuli, has an eigenvector per direction that the
 response depends on beside the spike-triggered average: positive eigenvalues where variance excites, negative ones where
@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from coread.insilico.noise_sta import FRESH, NoiseStream, lagged
+from coread.insilico.noise_sta import FRESH, GRADIENTS, NoiseStream, lagged
 from coread.insilico.population import Population
-
-START_SEED = 0  # of the directions that the iterations start from: any will do
+from coread.insilico.receptive_fields import own_gradients
 
 
 class Windows(NamedTuple):
@@ -75,14 +74,14 @@ def covariance_axes(
     weights: Float[Tensor, "unit piece bin"],
     windows: Windows,
     removed: Float[Tensor, "unit lag_bin place"],
-    n_axes: int,
+    start: Float[Tensor, "unit axis lag_bin place"],
     n_passes: int,
 ) -> Axes:
-    """Return the `n_axes` main axes of the change in covariance, at right angles to `removed` (zero: to nothing)."""
-    n_units, n_lags, n_places = removed.shape
-    generator = torch.Generator().manual_seed(START_SEED)
-    start = torch.randn(n_axes, n_lags, n_places, generator=generator).to(weights.device)
-    found = _orthonormal(_without(start.expand(n_units, -1, -1, -1), removed))
+    """Return as many main axes of the change in covariance as there are in `start`, where the iterations begin.
+
+    Axes are at right angles to `removed`, which is of unit length, or zero to remove nothing.
+    """
+    found = _orthonormal(_without(start, removed))
     for turn in range(n_passes):
         product = _without(_covariance_times(stream, population, weights, windows, found), removed)
         if turn < n_passes - 1:
@@ -91,7 +90,30 @@ def covariance_axes(
     values, vectors = torch.linalg.eigh((small + small.mT) / 2)
     order = values.abs().argsort(dim=1, descending=True)
     vectors = vectors.gather(2, order[:, None].expand_as(vectors))
-    return Axes(torch.einsum("uklp,ukj->ujlp", found, vectors), values.gather(1, order))
+    # of the product, which is one iteration further
+    return Axes(_orthonormal(torch.einsum("uklp,ukj->ujlp", product, vectors)), values.gather(1, order))
+
+
+def gradient_starts(
+    stream: NoiseStream,
+    population: Population,
+    neurons: Int[np.ndarray, "neuron"],
+    windows: Windows,
+    n_axes: int,
+) -> Float[Tensor, "neuron axis lag_bin place"]:
+    """Return gradients of the responses at different noise: near the axes, so that few iterations reach them.
+
+    The gradients of a response that depends on some directions only lie in what these span.
+    """
+    pieces = [stream.piece(population, GRADIENTS - 1 - axis)[:, : population.lag + 1] for axis in range(n_axes)]
+    references = population.normalised(torch.stack(pieces))
+    pixels = windows.pixels(references.shape[-1])
+    starts = []
+    for place, gradient in own_gradients(population.model, population.session, references, neurons):
+        seen = gradient.flip(2).movedim(1, 2).flatten(3)  # pair, lag_bin, channel, pixel
+        own = pixels[place][:, None, None].expand(-1, *seen.shape[1:3], -1)
+        starts.append(seen.gather(3, own).flatten(2))
+    return torch.cat(starts).unflatten(0, (len(neurons), n_axes))
 
 
 def _covariance_times(
@@ -200,5 +222,7 @@ def _without(
 
 
 def _orthonormal(direction: Float[Tensor, "unit axis lag_bin place"]) -> Float[Tensor, "unit axis lag_bin place"]:
-    basis, _ = torch.linalg.qr(direction.flatten(2).mT)
+    # scaled, because gradients of a flat response are as small as they like; without scale, any basis will do
+    scale = direction.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(direction.dtype).tiny)
+    basis, _ = torch.linalg.qr((direction / scale[:, None, None, None]).flatten(2).mT)
     return basis.mT.reshape(direction.shape)

@@ -1,4 +1,4 @@
-"""The simulator of `coread.data_io.simulate.known_cells` as a model: what an analysis finds in it is known beforehand."""
+"""The simulator of `coread.data_io.simulate.known_cells` as a model: what analyses should find in it is known."""
 
 from collections.abc import Mapping
 from functools import cached_property

@@ -48,11 +48,11 @@ def draw_mosaics(results: Mapping[str, ExperimentResult]) -> Drawing:
     n_neurons = sum(len(result.table) for result in results.values())
     selection = f"the {len(shown)} largest of {len(panels)}" if len(shown) < len(panels) else f"all {len(panels)}"
     caption = (
-        f"Mosaics of receptive fields in visual space: {selection} cell types of {n_neurons} model neurons. Outlines are "
-        "the contours of Gaussians fitted to the root mean squared gradient of the responses to white noise (dashed where "
-        f"they explain less than {UNCERTAIN_R2:g} of it). RI: regularity index, mean distance to the nearest neighbour "
-        "over its standard deviation (Wässle & Riemann 1978), with the share of random mosaics that are as regular; "
-        "CF: coverage factor, density times area."
+        f"Mosaics of receptive fields in visual space: {selection} cell types of {n_neurons} model neurons. "
+        "Outlines are the contours of Gaussians fitted to the root mean squared gradient of the responses to white "
+        f"noise (dashed where they explain less than {UNCERTAIN_R2:g} of it). RI: regularity index, mean distance to "
+        "the nearest neighbour over its standard deviation (Wässle & Riemann 1978), with the share of random mosaics "
+        "that are as regular; CF: coverage factor, density times area."
     )
     return Drawing(figure, caption)
 

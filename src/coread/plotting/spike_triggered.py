@@ -48,11 +48,12 @@ def draw_spike_triggered(results: Mapping[str, ExperimentResult]) -> Drawing:
     selection = "all" if len(chosen) == len(rows) else f"{len(chosen)} evenly chosen of"
     significant = everything["n_dimensions"].to_numpy(float)
     caption = (
-        f"Spike-triggered analysis of {selection} {len(rows)} model neurons. Sensitivity: root mean squared gradient of the "
-        f"response to white noise, with the fitted Gaussian at {ELLIPSE_SIGMA:g} standard deviation. STA and axes of the "
-        "spike-triggered covariance: the frame with most energy, in the channel with most (red: positive, scaled to the "
-        "peak; pale: not significant). Eigenvalues: change in variance along each axis on fresh noise, 1 is a doubling "
-        f"(filled: significant). Median number of significant dimensions {np.nanmedian(significant):g}."
+        f"Spike-triggered analysis of {selection} {len(rows)} model neurons. Sensitivity: root mean squared gradient "
+        f"of the response to white noise, with the fitted Gaussian at {ELLIPSE_SIGMA:g} standard deviation. STA and "
+        "axes of the spike-triggered covariance: the frame with most energy, in the channel with most (red: positive, "
+        "scaled to the peak; pale: not significant). Eigenvalues: change in variance along each axis on fresh noise, 1 "
+        "is a doubling (filled: significant). "
+        f"Median number of significant dimensions {np.nanmedian(significant):g}."
     )
     return Drawing(figure, caption)
 

@@ -37,8 +37,8 @@ def draw_truth_comparison(table: pd.DataFrame) -> Drawing:
     n_cells = len(table[["session", "neuron"]].drop_duplicates())
     caption = (
         f"What the analyses find in {n_cells} simulated cells against the truth of their filters: "
-        f"{len(table) - len(missed)} of {len(table)} comparisons are within their tolerance (grey area). One symbol per "
-        "cell, open with the cell's name where the error is larger or nothing was found."
+        f"{len(table) - len(missed)} of {len(table)} comparisons are within their tolerance (grey area). One symbol "
+        "per cell, open with the cell's name where the error is larger or nothing was found."
     )
     return Drawing(figure, caption)
 
