@@ -100,7 +100,9 @@ class _Approach:
 def _approach(
     have: Sequence[Span], need: Sequence[Span], size: Triple, corners: Int[Tensor, "item 3"], *, masked: bool
 ) -> _Approach:
-    padding, gathers, inside = [], [], []
+    padding: list[int] = []
+    gathers: list[tuple[int, Tensor]] = []
+    inside: list[Tensor] = []
     for axis, (span, wanted, n) in enumerate(zip(have, need, size, strict=True)):
         positions = wanted.positions(corners[:, axis])
         within = (positions >= 0) & (positions < n)

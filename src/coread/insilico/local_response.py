@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from coread.insilico.frozen_model import frozen
 from coread.insilico.local_core import CorePatches, Step, Triple, core_steps
@@ -301,14 +301,13 @@ def _normalisations(population: Population) -> list[tuple[float, float]]:
 
 
 def _parts(model: BaseCoreReadout, session: str) -> _Parts:
-    readouts: nn.Module = model.readout
-    if type(readouts).forward is not MultiReadoutBase.forward:
+    whole: Any = model
+    if type(whole.readout).forward is not MultiReadoutBase.forward:
         return _Parts(model, None, None)
-    readout: Any = model.readout[session]
-    if type(model).forward is BaseCoreReadout.forward:
-        return _Parts(model, core_steps(model.core, session), pooled_readout(readout))
-    if type(model).forward is ImageCoreReadout.forward and session not in model.modulator:  # type: ignore[union-attr, operator]
-        return _image_parts(model, session)
+    if type(whole).forward is BaseCoreReadout.forward:
+        return _Parts(model, core_steps(model.core, session), pooled_readout(whole.readout[session]))
+    if type(whole).forward is ImageCoreReadout.forward and session not in whole.modulator:
+        return _image_parts(whole, session)
     return _Parts(model, None, None)
 
 

@@ -60,7 +60,7 @@ def in_space(table: pd.DataFrame, population: Population) -> pd.DataFrame:
     """Return the table with centres and radii in micrometres or degrees beside those in pixels, where known."""
     for unit, size in (("um", population.pixel_um), ("deg", population.pixel_deg)):
         if size is not None:
-            known = [name for name in table if name.endswith("_px")]
+            known = [str(name) for name in table if str(name).endswith("_px")]
             return table.assign(**{name.removesuffix("px") + unit: table[name] * size for name in known})
     return table
 
@@ -84,7 +84,7 @@ def responses_to(
 def beside_recorded(population: Population, neurons: Int[np.ndarray, "neuron"], measured: pd.DataFrame) -> pd.DataFrame:
     """Return the neurons as recorded with what was measured; a recorded column of the same name gives way."""
     recorded = population.neurons.iloc[neurons].reset_index(drop=True)
-    kept = [name for name in recorded if name not in measured]
+    kept = [str(name) for name in recorded if name not in measured]
     return pd.concat([recorded[kept], measured], axis=1)
 
 

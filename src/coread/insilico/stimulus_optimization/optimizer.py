@@ -67,7 +67,7 @@ class Rules(NamedTuple):
 class ItemObjective(Protocol):
     """An objective of a batch that items can leave."""
 
-    def __call__(self, stimuli: Float[Tensor, "item channel time height width"]) -> Float[Tensor, "*item"]:
+    def __call__(self, stimuli: Float[Tensor, "item channel time height width"], /) -> Float[Tensor, "*item"]:
         """Return one value per item."""
         ...
 
