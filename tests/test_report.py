@@ -472,7 +472,9 @@ def test_a_value_stands_with_its_spread_over_members_and_its_unit(insilico_page:
     page, _ = insilico_page
     header, *rows = page.tables["first_model-insilico-flicker-table-1"]
     assert header == ["session", "neuron", "unit id", "latency (s)"]
-    assert [row[2:] for row in rows] == [["u0", "0.05± 0.001"], ["u1", "0.123± 0.2, uncertain"], ["u2", ""]]
+    assert [row[2:] for row in rows] == [["u0", "0.05"], ["u1", "0.123"], ["u2", ""]]
+    told = [words for words in page.words if words.startswith("± ")]
+    assert told == ["± 0.001", "± 0.2, uncertain"]
     assert any("standard deviation over members" in words for words in page.words)
 
 
