@@ -14,6 +14,8 @@ from coread.plotting.style import COLORS, FULL_WIDTH_IN, GREY, LIGHT_GREY, Drawi
 N_COLUMNS, MAX_NEURONS = 6, 24
 N_TRACE_COLUMNS, MAX_TRACES = 2, 16
 TITLE_PT = TICK_PT = 5.5
+TITLE_LETTERS = 20
+SHORTEST_ARROW = 0.05  # of a vector sum: a shorter one has no direction to speak of
 UNCERTAIN = "Grey with open markers: uncertain, because members of the ensemble disagree."
 
 
@@ -48,14 +50,15 @@ def draw_polar_gallery(results: Mapping[str, ExperimentResult], name: str, axis:
     """
     chosen = choose_neurons(results, MAX_NEURONS)
     with paper_style():
-        figure, panels = _panels(len(chosen), N_COLUMNS, 1.15, polar=True)
+        figure, panels = _panels(len(chosen), N_COLUMNS, 1.3, polar=True)
         for axes, one in zip(panels, chosen, strict=True):
             _draw_polar(axes, results[one.session], one.row, name, axis, index)
     unit = next(iter(results.values())).arrays[name].unit
     caption = (
         f"Responses ({unit}; each neuron scaled to its largest) to directions of motion, counter-clockwise from "
         f"rightwards, of {_selection(results, chosen)}. Dots: shown directions, line: fitted double von Mises curve, "
-        f"thin lines: members, arrow: vector sum (its length, the index, is above each plot). {UNCERTAIN}"
+        f"thin lines: members, arrow: vector sum (its length, the index, is above each plot; none below "
+        f"{SHORTEST_ARROW:g}). {UNCERTAIN}"
     )
     return Drawing(figure, caption)
 
@@ -74,7 +77,7 @@ def _draw_polar(axes: Axes, result: ExperimentResult, row: int, name: str, axis:
     around, length = _round(angles, np.maximum(values, 0) / peak, half)
     axes.plot(around, length, "o", color=color, markerfacecolor=face, markersize=2.4, markeredgewidth=0.6)
     value = float(result.table[index].iloc[row]) if index in result.table else np.nan
-    if np.isfinite(value):
+    if value >= SHORTEST_ARROW:
         total = np.sum(np.maximum(values, 0) * np.exp(1j * angles))
         look = {"arrowstyle": "->", "color": COLORS[1], "linewidth": 1.0, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", (float(np.angle(total)), value), (0, 0), arrowprops=look)
@@ -108,7 +111,7 @@ def draw_curve_gallery(
     name, axis = array_and_axis
     chosen = choose_neurons(results, MAX_NEURONS)
     with paper_style():
-        figure, panels = _panels(len(chosen), N_COLUMNS, 0.95)
+        figure, panels = _panels(len(chosen), N_COLUMNS, 1.0)
         for axes, one in zip(panels, chosen, strict=True):
             _draw_curve(axes, results[one.session], one.row, name, axis, logarithmic=logarithmic)
         figure.supxlabel(labels[0], fontsize=7)
@@ -186,7 +189,8 @@ def _draw_trace(
         axes.plot(time, top + reach * (0.2 + 0.1 * course), color=GREY, linewidth=0.6)
     axes.set_ylim(low - 0.05 * reach, top + (0.4 if stimulus is not None else 0.1) * reach)
     axes.set_yticks([low, top], [f"{low:.2g}", f"{top:.2g}"])
-    axes.set_title(_title(result, row), fontsize=TITLE_PT, pad=2, color=_look(result, row)[0])
+    title = _title(result, row).replace("\n", "  ")
+    axes.set_title(title, fontsize=TITLE_PT, pad=2, color=_look(result, row)[0])
     axes.tick_params(labelsize=TICK_PT, pad=1.5)
 
 
@@ -212,11 +216,12 @@ def _look(result: ExperimentResult, row: int) -> tuple[str, str]:
 
 
 def _title(result: ExperimentResult, row: int, index: str | None = None) -> str:
+    """Return a neuron's name, and below it its cell type and the value of a column, short enough for a panel."""
     neuron = result.table.iloc[row]
-    name = str(neuron.get("unit_id", neuron["neuron"]))
     kind = str(neuron.get("cell_type", "")).replace("_", " ")
     value = f"{neuron[index]:.2f}" if index in result.table and np.isfinite(neuron[index]) else ""
-    return "  ".join(part for part in (name, kind[:18], value) if part)
+    below = "  ".join(part for part in (kind[:TITLE_LETTERS], value) if part)
+    return "\n".join(part for part in (str(neuron.get("unit_id", neuron["neuron"]))[:TITLE_LETTERS], below) if part)
 
 
 def _selection(results: Mapping[str, ExperimentResult], chosen: Sequence[Chosen]) -> str:

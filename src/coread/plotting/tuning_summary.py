@@ -17,11 +17,15 @@ MAX_IMAGES, N_IMAGE_COLUMNS = 24, 6
 
 
 class Measure(NamedTuple):
-    """A column of the table, what it is called in a figure, and the limits of its axis (None: those of the data)."""
+    """A column of the table, what it is called in a figure, and the limits of its axis (None: those of the data).
+
+    An angle, which comes back to where it began, has no median.
+    """
 
     column: str
     label: str
     limits: tuple[float, float] | None
+    is_angle: bool = False
 
 
 def draw_histograms(results: Mapping[str, ExperimentResult], measures: Sequence[Measure], what: str) -> Drawing:
@@ -39,7 +43,7 @@ def draw_histograms(results: Mapping[str, ExperimentResult], measures: Sequence[
     medians = ", ".join(
         f"{measure.label}: {np.nanmedian(_finite(table, measure.column)):.3g}"
         for measure in shown
-        if len(_finite(table, measure.column))
+        if len(_finite(table, measure.column)) and not measure.is_angle
     )
     caption = (
         f"{what}: {len(table)} model neurons of {len(results)} session{'' if len(results) == 1 else 's'}, "
@@ -59,7 +63,7 @@ def _draw_histogram(axes: Axes, table: pd.DataFrame, measure: Measure) -> None:
     edges = np.histogram_bin_edges(values[known] if known.any() else [0.0, 1.0], N_BINS, limits)
     parts = [values[reliable], values[known & ~reliable]]
     axes.hist(parts, bins=list(edges), stacked=True, color=[COLORS[0], "white"], edgecolor=COLORS[0], linewidth=0.5)
-    if known.any():
+    if known.any() and not measure.is_angle:
         axes.axvline(float(np.median(values[known])), color="black", linewidth=0.8, linestyle="--")
     axes.set(xlabel=measure.label, ylabel="neurons")
     axes.set_title(f"n = {int(known.sum())}", fontsize=6.5)

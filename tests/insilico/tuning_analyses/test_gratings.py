@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "contrasts": [0.1, 0.3, 0.6, 1.0],
     "measure": "larger",
     "min_response": 0.01,
+    "min_selectivity": 0.05,
     "reliable_correlation": 0.8,
     "n_permutations": 500,
     "seed": 0,
@@ -94,6 +95,7 @@ def test_orientation_and_frequency_of_movie_cells() -> None:
     check_orientation_and_frequency(table, hz, lags=10)
     assert (table["dsi_vector"][:10] < 0.05).all(), "separable filters prefer no direction"
     assert (table["dsi_p"][:10] > 0.05).all()
+    assert table["preferred_direction_deg"].isna().all(), "and none is reported"
     assert table["response_measure"].tolist()[:10] == ["F1"] * 5 + ["F0"] * 5
     assert table["preferred_temporal_frequency_hz"][:10].between(2.5, 6.5).all()
 

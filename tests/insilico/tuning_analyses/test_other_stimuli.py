@@ -49,6 +49,7 @@ BARS: dict[str, Any] = {
     "width": 3.0,
     "length_unit": "px",
     "contrast": 1.0,
+    "min_selectivity": 0.05,
     "n_permutations": 300,
     "seed": 0,
     **COMMON,
@@ -182,6 +183,7 @@ def test_moving_bars_find_direction() -> None:
     assert (table["dsi_p"][:3] < 0.05).all()
     assert table["dsi_vector"][3] < 0.05
     assert table["dsi_p"][3] > 0.05
+    assert np.isnan(table["preferred_direction_deg"][3])
     assert np.isnan(result.arrays["bar_responses"].data[:, :, 2]).all(), "400 px / s is too fast for 3 px"
     with pytest.raises(ValueError, match="no bar can be shown"):
         run(MovingBarTuning(**BARS | {"speeds": [400.0]}), spot_cells())

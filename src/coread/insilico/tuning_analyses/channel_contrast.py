@@ -130,7 +130,7 @@ class ChannelContrastTuning:
                 (
                     Measure("channel_preference", "preference (second: -1, first: 1)", (-1.0, 1.0)),
                     Measure("opponency", "opponency (together: -1, opposed: 1)", (-1.0, 1.0)),
-                    Measure("gradient_angle_deg", "angle of the gradient (deg)", (0.0, 360.0)),
+                    Measure("gradient_angle_deg", "angle of the gradient (deg)", (0.0, 360.0), is_angle=True),
                 ),
                 "Responses to contrasts of two channels",
             ),

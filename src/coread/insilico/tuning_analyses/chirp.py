@@ -117,7 +117,7 @@ class ChirpResponses:
             results,
             (
                 Measure("on_off_index", "ON-OFF index (OFF: -1, ON: 1)", (-1.0, 1.0)),
-                Measure("on_transience_index", "transience of the ON step", (0.0, 1.5)),
+                Measure("on_transience_index", "transience of the ON step", (0.0, 1.0)),
                 Measure("best_frequency_hz", "frequency of the largest response (Hz)", (0.0, MAX_FREQUENCY_HZ)),
             ),
             "Responses to the chirp",

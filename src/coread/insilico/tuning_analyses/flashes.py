@@ -126,7 +126,7 @@ class FlashResponses:
             results,
             (
                 Measure("on_off_index", "ON-OFF index (OFF: -1, ON: 1)", (-1.0, 1.0)),
-                Measure("transience_index", "transience index", (0.0, 1.5)),
+                Measure("transience_index", "transience index", (0.0, 1.0)),
                 Measure("time_to_peak_s", "time to peak (s)", None),
             ),
             "Responses to full-field flashes",

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from coread.insilico.experiment import ExperimentResult, Quantity
 from coread.insilico.population import Population
+from coread.insilico.tuning_analyses.angles import add_preferred_angles
 from coread.insilico.tuning_analyses.curves import (
     Fitted,
     fit_contrasts,
@@ -24,9 +25,7 @@ from coread.insilico.tuning_analyses.grating_grid import (
 )
 from coread.insilico.tuning_analyses.indices import (
     contrast_of_two,
-    direction_selectivity,
     modulation_ratio,
-    orientation_selectivity,
 )
 from coread.insilico.tuning_analyses.member_table import MemberTable, responds
 from coread.insilico.tuning_analyses.permutation import direction_permutation_test
@@ -48,7 +47,7 @@ AXIS_UNITS = {DIRECTION: "deg", SPATIAL: "cycles / px", TEMPORAL: "Hz", CONTRAST
 SUMMARY = (
     Measure("osi_vector", "orientation selectivity (1 - circ. var.)", (0.0, 1.0)),
     Measure("dsi_vector", "direction selectivity (1 - circ. var.)", (0.0, 1.0)),
-    Measure("preferred_orientation_deg", "preferred orientation (deg)", (0.0, 180.0)),
+    Measure("preferred_orientation_deg", "preferred orientation (deg)", (0.0, 180.0), is_angle=True),
     Measure("preferred_spatial_frequency_cyc_px", "preferred spatial frequency (cycles / px)", None),
     Measure("preferred_temporal_frequency_hz", "preferred temporal frequency (Hz)", None),
     Measure("f1_f0", "F1 / F0 (above 1: simple)", (0.0, 2.0)),
@@ -98,6 +97,7 @@ class GratingTuning:
         measure: of the response: F0 (mean above grey) | F1 (modulation) | larger (of both, per neuron) |
             F0_unless_linear (F1 of neurons that hardly rectify).
         min_response: share of the response to grey by which a neuron's response must change to count as one.
+        min_selectivity: smallest vector sum at which a neuron prefers an orientation (or a direction); others have NaN.
         reliable_correlation: smallest mean correlation between members' responses of reliable neurons.
         n_permutations: of directions in the test of direction selectivity.
         seed: of the permutations.
@@ -110,6 +110,7 @@ class GratingTuning:
         contrasts: Sequence[float],
         measure: str,
         min_response: float,
+        min_selectivity: float,
         reliable_correlation: float,
         n_permutations: int,
         seed: int,
@@ -117,7 +118,8 @@ class GratingTuning:
         self.grid = grid
         self.contrasts = np.asarray(contrasts, float)
         self.measure = measure
-        self.min_response, self.reliable_correlation = min_response, reliable_correlation
+        self.min_response, self.min_selectivity = min_response, min_selectivity
+        self.reliable_correlation = reliable_correlation
         self.n_permutations, self.seed = n_permutations, seed
 
     def run(self, population: Population, neurons: Int[np.ndarray, "neuron"]) -> ExperimentResult:
@@ -135,7 +137,7 @@ class GratingTuning:
         table = MemberTable(population, neurons)
         table.judge(found.responding, found.response, self.reliable_correlation)
         table.note("response_measure", found.measure)
-        _add_angles(table, curves[DIRECTION], around, memoryless)
+        _add_angles(table, curves[DIRECTION], around, memoryless, self.min_selectivity)
         if not memoryless:
             table.note("dsi_p", self._direction_p(found, best))
         table.add("f1_f0", ratio[..., 0])
@@ -212,23 +214,20 @@ def _preferred_gratings(
 
 
 def _add_angles(
-    table: MemberTable, curve: _Curve, around: Float[np.ndarray, "row neuron turn"], memoryless: bool
+    table: MemberTable,
+    curve: _Curve,
+    around: Float[np.ndarray, "row neuron turn"],
+    memoryless: bool,
+    min_selectivity: float,
 ) -> None:
     """Add the indices: ratios at the preferred grating turned by quarters of a circle, vector sums of the curve."""
-    flat, angles = _flat(curve.values), curve.points
     ahead, left, back, right = np.moveaxis(np.maximum(around, 0.0), -1, 0)
     along, across = (ahead, left) if memoryless else ((ahead + back) / 2, (left + right) / 2)
     table.add("osi", contrast_of_two(along, across))
-    table.add("osi_vector", orientation_selectivity(flat, angles).reshape(table.shape))
-    preferred = curve.fit.preferred.reshape(table.shape)
     if not memoryless:
         table.add("dsi", contrast_of_two(ahead, back))
-        table.add("dsi_vector", direction_selectivity(flat, angles).reshape(table.shape))
-        table.add("preferred_direction_deg", preferred, 360.0)
-    # the stripes of a grating that drifts to the right are upright
-    table.add("preferred_orientation_deg", (preferred + 90) % 180, 180.0)
+    add_preferred_angles(table, curve.values, curve.points, curve.fit, min_selectivity, directions=not memoryless)
     table.add("tuning_half_width_deg", curve.fit.width.reshape(table.shape))
-    _note_fit(table, "direction", curve.fit, "direction_fit_error_deg")
 
 
 def _pixel_sizes(population: Population) -> dict[str, float]:

@@ -113,12 +113,11 @@ def largest_rise(course: Float[np.ndarray, "*curve time"]) -> Float[np.ndarray, 
 def transience_index(course: Float[np.ndarray, "curve time"], n_late: int) -> Float[np.ndarray, "curve"]:
     """Return 1 - (mean response at the end of a step) / (its peak); the last `n_late` bins are the end.
 
-    0 is a response that lasts as long as the step, 1 one that is over before its end, above 1 one that ends below the
-    baseline. The complement of the sustained index, sustained over peak response (Cleland, Dubin & Levick 1971, J
-    Physiol 217:473 introduced the distinction).
+    0 is a response that lasts as long as the step, 1 one that is over before its end: the complement of the
+    sustained over the peak response. Cleland, Dubin & Levick 1971 (J Physiol 217:473) introduced the distinction.
     """
     peak = course.max(axis=1)
-    return 1.0 - _ratio(course[:, -n_late:].mean(axis=1), peak)
+    return 1.0 - _ratio(np.maximum(course[:, -n_late:].mean(axis=1), 0.0), peak)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

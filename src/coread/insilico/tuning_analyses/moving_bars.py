@@ -9,13 +9,9 @@ from torch import Tensor
 from coread.data_io.artificial_stimuli import generate_moving_bar, parameter_grid
 from coread.insilico.experiment import ExperimentResult, Quantity
 from coread.insilico.population import Population
+from coread.insilico.tuning_analyses.angles import add_preferred_angles
 from coread.insilico.tuning_analyses.curves import Fitted, fit_directions
-from coread.insilico.tuning_analyses.indices import (
-    direction_selectivity,
-    opposite_direction_index,
-    orientation_selectivity,
-    orthogonal_orientation_index,
-)
+from coread.insilico.tuning_analyses.indices import opposite_direction_index, orthogonal_orientation_index
 from coread.insilico.tuning_analyses.member_table import MemberTable, responds
 from coread.insilico.tuning_analyses.permutation import direction_permutation_test
 from coread.insilico.tuning_analyses.responses import (
@@ -48,6 +44,7 @@ class MovingBarTuning:
         length_unit: px, um or deg.
         contrast: of bright bars; dark ones have its negative.
         min_response: share of the response to grey by which a neuron's response must change to count as one.
+        min_selectivity: smallest vector sum at which a neuron prefers an orientation (or a direction); others have NaN.
         reliable_correlation: smallest mean correlation between members' responses of reliable neurons.
         n_permutations: of directions in the test of direction selectivity.
         seed: of the permutations.
@@ -62,13 +59,14 @@ class MovingBarTuning:
         length_unit: str,
         contrast: float,
         min_response: float,
+        min_selectivity: float,
         reliable_correlation: float,
         n_permutations: int,
         seed: int,
     ) -> None:
         self.directions_deg = np.asarray(directions_deg, float)
         self.speeds, self.width, self.length_unit = np.asarray(speeds, float), width, length_unit
-        self.contrast, self.min_response = contrast, min_response
+        self.contrast, self.min_response, self.min_selectivity = contrast, min_response, min_selectivity
         self.reliable_correlation, self.n_permutations, self.seed = reliable_correlation, n_permutations, seed
 
     def run(self, population: Population, neurons: Int[np.ndarray, "neuron"]) -> ExperimentResult:
@@ -148,18 +146,9 @@ class MovingBarTuning:
 
     def _fill(self, table: MemberTable, curves: Float[np.ndarray, "row neuron direction"], fit: Fitted) -> None:
         flat = curves.reshape(-1, curves.shape[-1])
-        for name, index in (
-            ("osi", orthogonal_orientation_index),
-            ("osi_vector", orientation_selectivity),
-            ("dsi", opposite_direction_index),
-            ("dsi_vector", direction_selectivity),
-        ):
-            table.add(name, index(flat, self.directions_deg).reshape(table.shape))
-        preferred = fit.preferred.reshape(table.shape)
-        table.add("preferred_direction_deg", preferred, 360.0)
-        table.add("preferred_orientation_deg", (preferred + 90) % 180, 180.0)
-        table.note("direction_fit_error_deg", fit.error.reshape(table.shape)[0])
-        table.note("direction_r2", fit.r2.reshape(table.shape)[0])
+        table.add("osi", orthogonal_orientation_index(flat, self.directions_deg).reshape(table.shape))
+        table.add("dsi", opposite_direction_index(flat, self.directions_deg).reshape(table.shape))
+        add_preferred_angles(table, curves, self.directions_deg, fit, self.min_selectivity, directions=True)
 
     def draw(self, results: Mapping[str, ExperimentResult]) -> Mapping[str, Drawing]:
         """Return polar plots and histograms of the indices."""
@@ -170,7 +159,7 @@ class MovingBarTuning:
                 (
                     Measure("dsi_vector", "direction selectivity (1 - circ. var.)", (0.0, 1.0)),
                     Measure("osi_vector", "orientation selectivity (1 - circ. var.)", (0.0, 1.0)),
-                    Measure("preferred_direction_deg", "preferred direction (deg)", (0.0, 360.0)),
+                    Measure("preferred_direction_deg", "preferred direction (deg)", (0.0, 360.0), is_angle=True),
                 ),
                 "Tuning to moving bars",
             ),
