@@ -1,4 +1,4 @@
-"""In-silico experiments on the ensemble: receptive fields, and every analysis of configs/insilico/ in shares of neurons."""
+"""In-silico experiments on the ensemble: receptive fields, and the analyses of configs/insilico/ in shares of neurons."""
 
 
 localrules:
@@ -156,7 +156,8 @@ rule compare_with_truth:
     params:
         code=code_of("compare_with_truth"),
     shell:
-        "attempt {log} python {input.script} --results {input.results} --recordings {input.recordings} --output {output}"
+        "attempt {log} python {input.script} --results {input.results} --recordings {input.recordings} "
+        "--output {output}"
 
 
 rule insilico:
