@@ -71,7 +71,9 @@ def fingerprints(
 
     Raises ValueError if no block suits the model.
     """
-    values, blocks, names = [], [], []
+    values: list[np.ndarray] = []
+    blocks: list[str] = []
+    names: list[str] = []
     for block in settings.shown(population):
         found, own_names = BLOCKS[block](population, neurons, settings)
         values.append(found)

@@ -18,7 +18,6 @@ from coread.insilico.population import Population
 from coread.plotting.consistency import draw_consistency, draw_member_correlations
 from coread.plotting.style import Drawing
 
-MEASURES = ("mean", "modulation")
 STIMULI = ("noise", "images")
 
 
@@ -99,8 +98,11 @@ def _described(
     ensemble = traces.mean(axis=0)
     columns: dict[str, np.ndarray] = {}
     arrays: dict[str, Quantity] = {}
-    for measure, of in zip(MEASURES, (np.mean, np.std), strict=True):
-        found, kept = member_columns(f"{name}_{measure}", of(ensemble, axis=0), of(traces, axis=1).T, unit=unit)
+    for measure, of_ensemble, of_members in (
+        ("mean", ensemble.mean(axis=0), traces.mean(axis=1).T),
+        ("modulation", ensemble.std(axis=0), traces.std(axis=1).T),
+    ):
+        found, kept = member_columns(f"{name}_{measure}", of_ensemble, of_members, unit=unit)
         columns, arrays = columns | found, arrays | kept
     return columns | {f"{name}_correlation_members": member_correlation(traces)}, arrays
 

@@ -82,7 +82,7 @@ def _scores(objective: Any, stimuli: Float[Tensor, "stimulus channel time height
 @contextmanager
 def _in_eval_mode(objective: Any) -> Iterator[None]:
     """Put the model that an objective holds, if any, into eval mode for a while."""
-    held = vars(objective).values() if hasattr(objective, "__dict__") else ()
+    held: list[Any] = list(vars(objective).values()) if hasattr(objective, "__dict__") else []
     model = objective if isinstance(objective, nn.Module) else next((m for m in held if isinstance(m, nn.Module)), None)
     if model is None:
         yield
