@@ -15,6 +15,7 @@ N_COLUMNS, MAX_NEURONS = 6, 24
 N_TRACE_COLUMNS, MAX_TRACES = 2, 16
 TITLE_PT = TICK_PT = 5.5
 TITLE_LETTERS = 20
+LONG_TRACE = 300  # bins: more are drawn with a thinner line
 SHORTEST_ARROW = 0.05  # of a vector sum: a shorter one has no direction to speak of
 UNCERTAIN = "Grey with open markers: uncertain, because members of the ensemble disagree."
 
@@ -180,7 +181,10 @@ def _draw_trace(
 ) -> None:
     time, values = result.axes[axis].data, np.atleast_2d(result.arrays[name].data[row])
     for number, course in enumerate(values):
-        axes.plot(time, course, color=COLORS[number % len(COLORS)], label=names[number] if names else None)
+        thin = 0.6 if len(time) > LONG_TRACE else 1.0
+        axes.plot(
+            time, course, color=COLORS[number % len(COLORS)], linewidth=thin, label=names[number] if names else None
+        )
     top = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
     low = min(0.0, float(np.nanmin(values))) if np.isfinite(values).any() else 0.0
     reach = (top - low) or 1.0
