@@ -1,4 +1,4 @@
-"""In-silico experiments on the ensemble: receptive fields, and the analyses of configs/insilico/ in shares of neurons."""
+"""In-silico experiments on the ensemble: receptive fields, and analyses of configs/insilico/ in shares of neurons."""
 
 
 localrules:
