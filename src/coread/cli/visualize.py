@@ -128,6 +128,10 @@ def _write_experiment(
         raise ValueError(f"--neurons {arguments.neurons}: no session of the model has any of these")
     results = finish_experiment(experiment, [share])
     members = {path: model_digest(find_model_file(path)) for path in arguments.model_path}
-    files = [arguments.save_folder / f"{name}{suffix}" for suffix in (".h5", ".csv")]
-    write_results(results, *files, {"settings": dict(settings), "members": members})
-    return [*files, *write_analysis_figures(arguments.save_folder / name, experiment, results, arguments.movies)]
+    h5_path, csv_path = (arguments.save_folder / f"{name}{suffix}" for suffix in (".h5", ".csv"))
+    write_results(results, h5_path, csv_path, {"settings": dict(settings), "members": members})
+    return [
+        h5_path,
+        csv_path,
+        *write_analysis_figures(arguments.save_folder / name, experiment, results, arguments.movies),
+    ]

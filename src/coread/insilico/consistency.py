@@ -158,7 +158,7 @@ def consistency_table(
     for experiment, results in experiments.items():
         table = pd.concat([result.table for result in results.values()], ignore_index=True)
         for name in quantities(table):
-            rows.append({"experiment": experiment} | _row(results, table, name, n_members, settings))
+            rows.append({"experiment": experiment, **_row(results, table, name, n_members, settings)})
     columns = ["experiment", "quantity", "n_neurons", "n_members", "icc", "icc_form", "median_sd_members"]
     return pd.DataFrame(rows, columns=[*columns, "sd_neurons", "consistent_share", "uncertain"])
 

@@ -165,7 +165,7 @@ def _write_quantities(group: h5py.Group, quantities: Mapping[str, Quantity]) -> 
         if values.dtype.kind in "OU":
             dataset = group.create_dataset(name, data=[str(value) for value in values.ravel()])
         else:
-            packing: Any = COMPRESSION | {"chunks": True} if values.size > 1 and values.ndim else {}
+            packing: Any = {**COMPRESSION, "chunks": True} if values.size > 1 and values.ndim else {}
             dataset = group.create_dataset(name, data=values, **packing)
         dataset.attrs["dims"] = list(quantity.dims)
         dataset.attrs["unit"] = quantity.unit

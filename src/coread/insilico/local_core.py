@@ -303,7 +303,9 @@ def _with_planes(planes: Float[Tensor, " variable"], x: Tensor) -> Tensor:
 
 
 def _conv2d_step(conv: nn.Conv2d) -> Step:
-    (pad_y, pad_x), (dilation_y, dilation_x) = conv.padding, conv.dilation  # type: ignore[misc]
+    if isinstance(conv.padding, str):
+        raise TypeError(f"a convolution padded by pixels is needed, got padding {conv.padding!r}")
+    (pad_y, pad_x), (dilation_y, dilation_x) = conv.padding, conv.dilation
     reach = (1, (conv.kernel_size[0] - 1) * dilation_y + 1, (conv.kernel_size[1] - 1) * dilation_x + 1)
     padding = (0, int(pad_y), int(pad_x))
     unpadded = copy.copy(conv)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,7 +85,8 @@ class OmittedStimulus:
         shown = table.sort_values("omitted_response", ascending=False, kind="stable").head(N_EXAMPLES)
         with paper_style():
             figure = Figure(figsize=(FULL_WIDTH_IN, 3.0), layout="constrained")
-            left, right = figure.subfigures(1, 2, width_ratios=(1.7, 1))
+            halves: Any = figure.subfigures(1, 2, width_ratios=(1.7, 1))
+            left, right = halves
             grid = left.subplots(N_EXAMPLES, 1, sharex=True, squeeze=False)[:, 0]
             for axes, row in zip(grid, shown.itertuples(), strict=False):
                 result = results[str(row.session)]

@@ -60,7 +60,8 @@ def _cloned(readout: ClonedReadout) -> PooledReadout | None:
     source = pooled_readout(readout._source)
     if source is None or source.gain is not None:
         return None
-    gain, offset = readout.alpha, readout.beta
+    gain: Tensor = readout.alpha
+    offset: Tensor = readout.beta
     if not readout.published_behaviour and readout.nonlinearity.name != "identity":
         gain, offset = projected_clamp(gain, 0.0), projected_clamp(offset, 0.0)
     return source._replace(gain=gain.detach(), offset=offset.detach())

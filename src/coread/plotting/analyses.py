@@ -79,7 +79,7 @@ def _labels(result: "ExperimentResult", session: str, several: bool) -> list[str
     """Return what the stimuli of a session are called: units, or the clusters that they are for."""
     kind = result.arrays[STIMULUS].dims[0]
     if kind == "neuron":
-        names = result.table.get("unit_id", result.table["neuron"]).tolist()
+        names = list(result.table.get("unit_id", result.table["neuron"]))
     else:
-        names = result.axes[kind].data.tolist() if kind in result.axes else range(len(result.arrays[STIMULUS].data))
+        names = list(result.axes[kind].data if kind in result.axes else range(len(result.arrays[STIMULUS].data)))
     return [f"{session} {name}" if several else str(name) for name in names]

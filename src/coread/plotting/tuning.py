@@ -223,7 +223,7 @@ def _title(result: ExperimentResult, row: int, index: str | None = None) -> str:
     """Return a neuron's name, and below it its cell type and the value of a column, short enough for a panel."""
     neuron = result.table.iloc[row]
     kind = str(neuron.get("cell_type", "")).replace("_", " ")
-    value = f"{neuron[index]:.2f}" if index in result.table and np.isfinite(neuron[index]) else ""
+    value = "" if index is None or index not in result.table or np.isnan(neuron[index]) else f"{neuron[index]:.2f}"
     below = "  ".join(part for part in (kind[:TITLE_LETTERS], value) if part)
     return "\n".join(part for part in (str(neuron.get("unit_id", neuron["neuron"]))[:TITLE_LETTERS], below) if part)
 

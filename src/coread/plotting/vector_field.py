@@ -158,7 +158,7 @@ def draw_component_images(
 def draw_points(figure: Figure, coordinates: Float[np.ndarray, "image 2"]) -> None:
     """Draw images as points in the plane of two components into a figure."""
     axes = figure.subplots()
-    axes.scatter(*coordinates.T, s=4, color=COLORS[0], linewidths=0)
+    axes.scatter(coordinates[:, 0], coordinates[:, 1], s=4, color=COLORS[0], linewidths=0)
     axes.set(xlabel="projection on PC 1", ylabel="projection on PC 2", aspect="equal")
 
 
@@ -262,7 +262,8 @@ def plot_vector_field_resp_iso(
         )
     shown = resp_dict.T * (100 / resp_dict.max() if normalize_response else 1.0)
     levels = np.linspace(shown.min(), max(shown.max(), shown.min() + 1e-9), n_lines)
-    with paper_style(), mpl.rc_context(dict(rc_dict or {})):
+    settings: Any = dict(rc_dict or {})
+    with paper_style(), mpl.rc_context(settings):
         figure = Figure(figsize=(FULL_WIDTH_IN / 2, FULL_WIDTH_IN / 2), layout="constrained")
         axes = figure.subplots()
         axes.contourf(x, y, shown, levels=levels, cmap=cmap_fill)

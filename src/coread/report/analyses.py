@@ -166,17 +166,17 @@ def _summary_of_truth(table: pd.DataFrame) -> Table:
                 "not found": int(group["found"].isna().sum()),
             }
         )
-    numbers = dict.fromkeys(("median error", "largest error", "tolerance"), _three_digits)
+    numbers: dict[str, Any] = dict.fromkeys(("median error", "largest error", "tolerance"), _three_digits)
     caption = "Within: neurons whose error is at most the tolerance; a value that was not found is not."
     return make_table(pd.DataFrame(rows), numbers, caption)
 
 
 def _cells_against_truth(table: pd.DataFrame) -> Table:
     ordered = table.sort_values("passed", kind="stable").rename(columns={"passed": "within"})
-    columns = ("session", "neuron", "unit_id", "cell_type", "analysis", "quantity")
-    columns += ("truth", "found", "error", "tolerance", "unit", "within")
+    columns = ["session", "neuron", "unit_id", "cell_type", "analysis", "quantity"]
+    columns += ["truth", "found", "error", "tolerance", "unit", "within"]
     shown = ordered[[column for column in columns if column in ordered]]
-    numbers = dict.fromkeys(("truth", "found", "error", "tolerance"), _three_digits)
+    numbers: dict[str, Any] = dict.fromkeys(("truth", "found", "error", "tolerance"), _three_digits)
     named = shown.rename(columns=lambda name: str(name).replace("_", " "))
     return make_table(named, numbers, "Every neuron, those that miss their tolerance first.", filterable=True)
 

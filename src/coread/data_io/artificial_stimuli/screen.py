@@ -90,7 +90,8 @@ def as_screen(shape: Sequence[int], rate_hz: float, pixel_size: float) -> Screen
         raise ValueError(f"rate_hz is frames per second and above 0, found {rate_hz}")
     if not pixel_size > 0:
         raise ValueError(f"pixel_size is the width of a pixel and above 0, found {pixel_size}")
-    return Screen(*sizes, float(rate_hz), float(pixel_size))
+    batch, channels, time, height, width = sizes
+    return Screen(batch, channels, time, height, width, float(rate_hz), float(pixel_size))
 
 
 def as_values(values: Values) -> Float[Tensor, " value"]:

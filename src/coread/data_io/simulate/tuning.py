@@ -56,8 +56,11 @@ class RandomGratings:
         n_each = max(1, round(self.change_s * rate_hz))
         count = -(-n_frames // n_each)
         direction, phase = rng.uniform(0, 2 * np.pi, (2, count))
-        cycles = np.exp(rng.uniform(*np.log(self.spatial_frequency_cyc_px), count))
-        hz = np.exp(rng.uniform(*np.log(self.temporal_frequency_hz), count))
+        (low_cycles, high_cycles), (low_hz, high_hz) = (
+            np.log(limits) for limits in (self.spatial_frequency_cyc_px, self.temporal_frequency_hz)
+        )
+        cycles = np.exp(rng.uniform(low_cycles, high_cycles, count))
+        hz = np.exp(rng.uniform(low_hz, high_hz, count))
         contrast = rng.uniform(-self.contrast, self.contrast, (count, N_CHANNELS))
         y, x = np.meshgrid(*(np.arange(size) for size in frame_shape), indexing="ij")
         along = np.cos(direction)[:, None, None] * x - np.sin(direction)[:, None, None] * y  # rows count downwards
@@ -219,7 +222,7 @@ def source_files(config: Mapping[str, Any], session: str | None, data_dir: Path 
 def ground_truth(cells: KnownCells) -> dict[str, np.ndarray]:
     """Return the columns of `truth_table`, the filters and what they span, by names that begin with `truth_`."""
     table = truth_table(cells)
-    columns = {name: table[name].to_numpy() for name in table if name.startswith("truth_")}
+    columns = {str(name): table[name].to_numpy() for name in table if str(name).startswith("truth_")}
     return columns | {
         "truth_filter": linear_filters(cells).astype(np.float32),
         "truth_subspace": filter_subspaces(cells).astype(np.float32),

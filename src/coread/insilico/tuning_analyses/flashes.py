@@ -62,11 +62,8 @@ class FlashResponses:
         """Return responses (neuron, flash, time) and a table of the indices."""
         memoryless = is_memoryless(population)
         rate = 1.0 if memoryless else bins_per_second(population)
-        before, shown, after = (
-            (0, 1, 0)
-            if memoryless
-            else (round(seconds * rate) for seconds in (self.before_s, self.duration_s, self.after_s))
-        )
+        seconds = (self.before_s, self.duration_s, self.after_s)
+        before, shown, after = [0, 1, 0] if memoryless else [round(length_s * rate) for length_s in seconds]
         n_bins = before + shown + after
         contrasts = self.contrast * np.array(list(SIGNS.values()))
 

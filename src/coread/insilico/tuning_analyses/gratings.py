@@ -185,7 +185,11 @@ def _curves_through(found: _Found, best: Int[np.ndarray, "neuron 3"], memoryless
         SPATIAL: (shown.spatial_cyc_px, response[:, every, direction, :, temporal].swapaxes(0, 1)),
         TEMPORAL: (shown.temporal_hz, response[:, every, direction, spatial, :]),
     }
-    can_show = {DIRECTION: slice(None), SPATIAL: shown.can_space, TEMPORAL: shown.can_time & (shown.temporal_hz > 0)}
+    can_show = {
+        DIRECTION: np.ones(len(shown.directions_deg), bool),
+        SPATIAL: shown.can_space,
+        TEMPORAL: shown.can_time & (shown.temporal_hz > 0),
+    }
     curves = {}
     for name, (points, values) in through.items():
         if name == TEMPORAL and (memoryless or not can_show[name].any()):

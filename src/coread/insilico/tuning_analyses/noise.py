@@ -75,7 +75,8 @@ class NoiseTuning:
         """Return temporal filters (neuron, channel, lag) and spatial maps (neuron, channel, height, width)."""
         table, unit = MemberTable(population, neurons), f"{population.unit} / contrast"
         spatial = self._spatial(population, neurons)
-        arrays, axes = {}, {}
+        arrays: dict[str, Quantity] = {}
+        axes: dict[str, Quantity] = {}
         filters, z = spatial.values.reshape(*spatial.z.shape, -1), spatial.z
         if not is_memoryless(population):
             temporal = self._temporal(population, neurons)
