@@ -18,6 +18,8 @@ from coread.insilico.noise_sta import FRESH, GRADIENTS, NoiseStream, lagged
 from coread.insilico.population import Population
 from coread.insilico.receptive_fields import own_gradients
 
+RANDOM_SHARE = 0.1  # length of the random part of a start, relative to that of the gradient
+
 
 class Windows(NamedTuple):
     """The square part of the frame that each unit is analysed in: its first row and column, and the side in pixels."""
@@ -103,7 +105,8 @@ def gradient_starts(
 ) -> Float[Tensor, "neuron axis lag_bin place"]:
     """Return gradients of the responses at different noise: near the axes, so that few iterations reach them.
 
-    The gradients of a response that depends on some directions only lie in what these span.
+    The gradients of a response that depends on some directions only lie in what these span. The random part gives a
+    response of fewer directions as many starts, which rounding would choose otherwise.
     """
     pieces = [stream.piece(population, GRADIENTS - 1 - axis)[:, : population.lag + 1] for axis in range(n_axes)]
     references = population.normalised(torch.stack(pieces))
@@ -113,7 +116,9 @@ def gradient_starts(
         seen = gradient.flip(2).movedim(1, 2).flatten(3)  # pair, lag_bin, channel, pixel
         own = pixels[place][:, None, None].expand(-1, *seen.shape[1:3], -1)
         starts.append(seen.gather(3, own).flatten(2))
-    return torch.cat(starts).unflatten(0, (len(neurons), n_axes))
+    gradients = _unit(torch.cat(starts).unflatten(0, (len(neurons), n_axes)))
+    random = torch.randn(gradients.shape[1:], generator=torch.Generator().manual_seed(stream.seed))
+    return gradients + RANDOM_SHARE * _unit(random.to(gradients.device))
 
 
 def _covariance_times(
@@ -219,6 +224,11 @@ def _without(
     """Return directions without their part along another one, of unit length or zero."""
     along = torch.einsum("uklp,ulp->uk", direction, removed)
     return direction - along[:, :, None, None] * removed[:, None]
+
+
+def _unit(direction: Float[Tensor, "*shape lag_bin place"]) -> Float[Tensor, "*shape lag_bin place"]:
+    norm = direction.flatten(-2).norm(dim=-1).clamp_min(torch.finfo(direction.dtype).tiny)
+    return direction / norm[..., None, None]
 
 
 def _orthonormal(direction: Float[Tensor, "unit axis lag_bin place"]) -> Float[Tensor, "unit axis lag_bin place"]:
