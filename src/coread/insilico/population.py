@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CONTRAST_STD = (
     2.0  # of a stimulus without a physical grey (a z-scored movie): contrast 1 is that many of its deviations
 )
+LIGHT_LEVELS = 0.5  # mean over deviation above which a stimulus is taken for light levels: 1 for black and white checks
 BATCH_VALUES = 2**24  # stimulus values computed at once
 
 
@@ -108,7 +109,7 @@ class Population:
     def contrast_std(self) -> float:
         """Contrast 1 in standard deviations of the first member's training stimulus."""
         mean, std = _mean_std(self.models[0])
-        return mean / std if mean > std else CONTRAST_STD
+        return mean / std if mean > LIGHT_LEVELS * std else CONTRAST_STD
 
     def normalised(self, contrast: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return a stimulus as `model` takes it: the first member's normalisation."""
