@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from coread.data_io.context import ContextError
 from coread.data_io.splits import TRAIN
 from coread.eval.predictions import predict, predict_member
-from coread.models.core_readout import is_model_causal
+from coread.models.causality import is_model_causal
 from coread.models.ensemble import EnsembleModel
 from coread.models.extension import CoreMismatchError, add_sessions, model_digest
 from coread.models.member import Member, load_member

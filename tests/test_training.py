@@ -13,7 +13,7 @@ import torch
 
 from coread.data_io.splits import METHODS, TEST, TRAIN, SplitError
 from coread.data_io.statistics import QualityError
-from coread.models.core_readout import is_model_causal
+from coread.models.causality import is_model_causal
 from coread.models.member import MemberError, load_member
 from coread.training import train
 from coread.training_checks import lowest_responses

@@ -10,7 +10,8 @@ from torch import nn
 
 from coread.data_io.splits import TRAIN, VALIDATION
 from coread.data_io.statistics import CHUNK_VALUES, QualityError, constant_neurons
-from coread.models.core_readout import BaseCoreReadout, is_model_causal
+from coread.models.causality import is_model_causal
+from coread.models.core_readout import BaseCoreReadout
 from coread.modules.losses.poisson import PoissonLoss3d
 from coread.modules.readout.multi_readout import MultiReadoutBase
 from coread.recording import Recording

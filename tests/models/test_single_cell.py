@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from coread.data_io.sta import StaError, compute_sta, write_sta
-from coread.models.core_readout import is_model_causal
+from coread.models.causality import is_model_causal
 from coread.models.initialization import compute_fold_sta
 from coread.models.linear_nonlinear import SingleCellSeparatedLNP
 from coread.models.member import Member, load_member

@@ -3,7 +3,8 @@
 import importlib
 from typing import Any
 
-from coread.models.core_readout import BaseCoreReadout, ExampleCoreReadout, UnifiedCoreReadout, is_model_causal
+from coread.models.causality import is_model_causal
+from coread.models.core_readout import BaseCoreReadout, ExampleCoreReadout, UnifiedCoreReadout
 from coread.models.member import Member, load_member
 
 # imported when asked for: the code behind a training must not depend on what reads files of others
