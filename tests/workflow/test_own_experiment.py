@@ -89,7 +89,12 @@ def test_another_number_of_jobs_gives_the_same_result(campaign: Campaign) -> Non
 def test_what_is_wrong_is_said_before_the_first_job(campaign: Campaign, tmp_path: Path) -> None:
     for name, old, new, message in (
         ("configs/workflow.yaml", "- contrast_steps", "- contrast_step", "did you mean 'contrast_steps'?"),
-        ("configs/insilico/contrast_steps.yaml", "step_s", "step_z", "unknown key 'step_z' (did you mean 'step_s'?)"),
+        (
+            "configs/insilico/contrast_steps.yaml",
+            "contrasts:",
+            "contrastz:",
+            "unknown key 'contrastz' (did you mean 'contrasts'?)",
+        ),
         ("configs/insilico/contrast_steps.yaml", "_target_:", "target:", "names no class: add `_target_:"),
     ):
         wrong = campaign.copy(tmp_path / new.strip("-_: ").replace(" ", ""))
