@@ -316,7 +316,12 @@ def test_the_code_list_of_a_rule_is_what_its_script_imports(finished: Campaign) 
 
 
 # named in a registry or a config and imported by that name, which Python's import log does not show
-BY_NAME = {"coread.data_io.simulate", "coread.data_io.simulate.retina", "coread.lr_schedules"}
+BY_NAME = {
+    "coread.data_io.simulate",
+    "coread.data_io.simulate.retina",
+    "coread.lr_schedules",
+    "coread.insilico.omitted_stimulus",
+}
 
 
 EXPERIMENTS = ("tiny", "tiny_ln")  # the first is also the name of the dataset
