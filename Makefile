@@ -62,7 +62,7 @@ profiles:
 lock:
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(PYTHON) -m venv "$$folder"; \
-	"$$folder/bin/pip" install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0 ".[search,nwb,whitenoise,parquet,hub,wandb,mlflow,notebooks,test]" hatchling editables; \
+	"$$folder/bin/pip" install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0 ".[search,nwb,whitenoise,parquet,hub,wandb,mlflow,movies,notebooks,test]" hatchling editables; \
 	{ sed -n '/^#/p' requirements.lock; "$$folder/bin/pip" freeze --exclude coread \
 	  | sed -E '/^(nvidia|cuda|triton)/d; s/\+[a-z0-9.]*$$//'; } > "$$folder/lock"; \
 	mv "$$folder/lock" requirements.lock

@@ -11,7 +11,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from coread.catalogue import Catalogue
-from coread.config import STAGES
+from coread.config import RECEPTIVE_FIELDS, STAGES
 from coread.signatures import code_digest
 
 # Slurm warns of pre-emption and time limits with these, and sends them to every process of a job: the Snakemake inside a
@@ -58,24 +58,31 @@ def source(path):
     return os.path.normpath(os.path.join(ROOT, path))
 
 
-def code_of(name, stage=None):
+FIGURES = ("coread.plotting",)  # code that draws what a result holds, and decides nothing in it
+
+
+def code_of(name, *stages, without=()):
     """Parameter function: a digest of the code that decides a script's numbers, the classes its settings name included.
+
+    `without` are packages whose edits do not count.
 
     A parameter and not a list of input files: Snakemake would look up dozens of files for every member, and would take
     code that was edited while a job ran, so before its outputs were written, for the code that made them.
     """
-    return lambda wildcards: _code(name, _settings(wildcards, stage))
+    return lambda wildcards: _code(name, "".join(_settings(wildcards, stage) for stage in stages), without)
 
 
 @functools.cache
-def _code(name, settings):
-    return code_digest(Path(workflow.basedir, f"workflow_scripts/{name}.py"), settings, PACKAGE)
+def _code(name, settings, without):
+    return code_digest(Path(workflow.basedir, f"workflow_scripts/{name}.py"), settings, PACKAGE, without)
 
 
 def _settings(wildcards, stage):
     if stage == "data":
         return CATALOGUE.reader_text(wildcards.dataset)
-    return "" if stage is None else CATALOGUE.stage_text(wildcards.experiment, stage)
+    if stage == "analysis":
+        return CATALOGUE.analysis_text(wildcards.experiment, wildcards.analysis)
+    return CATALOGUE.stage_text(wildcards.experiment, stage)
 
 
 # ---------------------------------------------------------------------------------------------------------------- paths
@@ -133,6 +140,23 @@ def analysis_files(analysis, suffix):
         if analysis in CATALOGUE.analyses(wildcards.experiment)
         else []
     )
+
+
+def shard_files(suffix):
+    """Input function: one file per job that shares the neurons of an in-silico analysis."""
+    return lambda wildcards: [
+        f"results/{wildcards.experiment}/insilico/{wildcards.analysis}/shard{shard}.{suffix}"
+        for shard in range(CATALOGUE.shards(wildcards.analysis))
+    ]
+
+
+def result_files(suffix):
+    """Input function: the joined result of every in-silico analysis that an experiment lists."""
+    return lambda wildcards: _result_files(wildcards.experiment, suffix)
+
+
+def _result_files(experiment, suffix):
+    return [f"results/{experiment}/{analysis}.{suffix}" for analysis in CATALOGUE.analyses(experiment)]
 
 
 def _experiment_files(name):
@@ -193,13 +217,24 @@ def collect_comparisons(suffix):
 
 
 def collect_insilico(wildcards):
-    """Every in-silico analysis that an experiment lists."""
-    return [
-        f"results/{experiment}/{analysis}.{suffix}"
-        for experiment in CATALOGUE.experiments
-        for analysis in CATALOGUE.analyses(experiment)
-        for suffix in ("h5", "csv")
-    ]
+    """Every in-silico analysis that an experiment lists: results, figures, and how they compare with a known truth."""
+    return [path for experiment in CATALOGUE.experiments for path in _insilico_files(experiment)]
+
+
+def _insilico_files(experiment):
+    analyses, folder = _analyses(experiment), f"results/{experiment}/insilico"
+    files = [path for suffix in ("h5", "csv") for path in _result_files(experiment, suffix)]
+    files += [f"{folder}/{analysis}/figures" for analysis in analyses]
+    if analyses and len(CATALOGUE.members(experiment)) > 1:
+        files.append(f"{folder}/consistency")
+    if files and CATALOGUE.has_truth(experiment):
+        files.append(f"{folder}/truth")
+    return files
+
+
+def _analyses(experiment):
+    """In-silico analyses of an experiment that are run in shares; receptive fields have a rule of their own."""
+    return [analysis for analysis in CATALOGUE.analyses(experiment) if analysis != RECEPTIVE_FIELDS]
 
 
 def collect_searches(wildcards):
@@ -217,11 +252,16 @@ def collect_configs(wildcards):
     stages = [
         path for stage in STAGES if stage not in ("data", "sta") for path in _experiment_files(f"config/{stage}.yaml")
     ]
-    return [f"results/data/{dataset}/config.yaml" for dataset in datasets] + stages
+    analyses = [
+        f"results/{experiment}/config/insilico/{analysis}.yaml"
+        for experiment in CATALOGUE.experiments
+        for analysis in _analyses(experiment)
+    ]
+    return [f"results/data/{dataset}/config.yaml" for dataset in datasets] + stages + analyses
 
 
 def report_files(wildcards):
-    """Recordings and members of every experiment, as one JSON text.
+    """Recordings, members and in-silico analyses of every experiment, as one JSON text.
 
     A command line holds 128 KiB: recordings are told once per dataset, and of a member only its folder.
     """
@@ -235,6 +275,7 @@ def report_files(wildcards):
                 experiment: {
                     "dataset": dataset,
                     "members": [f"fold{fold}/seed{seed}" for fold, seed in CATALOGUE.members(experiment)],
+                    "analyses": _analyses(experiment),
                 }
                 for experiment, dataset in datasets.items()
             },

@@ -140,3 +140,104 @@ def test_the_shipped_workflow_config_fits_its_schema() -> None:
     schema = json.loads((config_directory() / "workflow.schema.json").read_text())
     assert set(Catalogue(workflow, config_directory()).names) == set(workflow["catalogue"])
     assert all("description" in entry for entry in schema["properties"].values())
+
+
+# --------------------------------------------------------------------------------------------------- in-silico analyses
+
+STIMULUS = "_target_: coread.insilico.omitted_stimulus.OmittedStimulus\ncontrast: -1.0\nperiods_s: [0.1, 0.2]\n"
+
+
+def _with_analysis(configs: Path, text: str = STIMULUS, name: str = "flicker", **changes: Any) -> Catalogue:
+    (configs / "insilico").mkdir(exist_ok=True)
+    (configs / "insilico" / f"{name}.yaml").write_text(text)
+    entry = WORKFLOW["catalogue"]["toy"] | {"insilico": ["receptive_fields", name]}
+    return _catalogue(configs, experiments=["toy"], catalogue=WORKFLOW["catalogue"] | {"toy": entry}, **changes)
+
+
+def test_an_analysis_is_a_file_of_its_name_whose_values_an_experiment_may_replace(configs: Path) -> None:
+    (configs / "toy.yaml").write_text(OUTER + "insilico_settings: {flicker: {contrast: 0.5}}\n")
+    catalogue = _with_analysis(configs)
+    catalogue.check()
+    assert "flicker" in catalogue.known_analyses
+    assert "receptive_fields" not in catalogue.known_analyses
+    assert catalogue.analysis_text("toy", "flicker") == (
+        "_target_: coread.insilico.omitted_stimulus.OmittedStimulus\ncontrast: 0.5\nperiods_s:\n- 0.1\n- 0.2\n"
+    )
+    assert "contrast: -1.0" in catalogue.analysis_text("toy_pairs", "flicker")
+    for stage in ("train", "evaluate", "insilico"):
+        assert catalogue.stage_text("toy", stage) == catalogue.stage_text("toy_pairs", stage)
+
+
+def test_an_analysis_may_build_on_another(configs: Path) -> None:
+    (configs / "insilico").mkdir(exist_ok=True)
+    (configs / "insilico" / "slow.yaml").write_text("defaults: [flicker, _self_]\nperiods_s: [1.0]\n")
+    text = _with_analysis(configs).analysis_text("toy", "slow")
+    assert "contrast: -1.0" in text
+    assert "periods_s:\n- 1.0\n" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "message"),
+    [
+        ("contrast: 1.0\n", "{}", r"configs/insilico/flicker.yaml names no class: add `_target_: "),
+        ("", "{}", r"configs/insilico/flicker.yaml names no class"),
+        (STIMULUS + "contrst: 1\n", "{}", r"flicker.yaml: unknown key 'contrst' \(did you mean 'contrast'\?\)"),
+        (STIMULUS.replace("OmittedStimulus", "Omitted"), "{}", r"flicker.yaml: _target_: .* defines no Omitted"),
+        (STIMULUS.replace("-1.0", "${oc.env:HOME}"), "{}", r"flicker.yaml: insilico.contrast refers to"),
+        (STIMULUS.replace("-1.0", "???"), "{}", r"flicker.yaml: insilico.contrast has no value"),
+        (STIMULUS.replace("[0.1", "[0.1["), "{}", r"configs/insilico/flicker.yaml"),
+        (
+            STIMULUS,
+            "{flicker: {contrst: 1}}",
+            r"toy.yaml: unknown key 'insilico_settings.flicker.contrst' .*'contrast'",
+        ),
+        (
+            STIMULUS,
+            "{flickr: {contrast: 1}}",
+            r"insilico_settings.flickr: there is no such .* \(did you mean 'flicker'",
+        ),
+        (STIMULUS, "{receptive_fields: {seed: 1}}", r"the settings of this one are the group insilico"),
+        (STIMULUS, "{flicker: 3}", r"expected analyses with their settings"),
+    ],
+)
+def test_a_wrong_analysis_is_refused_before_the_first_job(
+    configs: Path, text: str, settings: str, message: str
+) -> None:
+    (configs / "toy.yaml").write_text(OUTER + f"insilico_settings: {settings}\n")
+    with pytest.raises(ConfigError, match=message):
+        _with_analysis(configs, text).check()
+
+
+def test_settings_of_an_analysis_below_the_group_are_told_where_they_belong(configs: Path) -> None:
+    (configs / "toy.yaml").write_text(OUTER + "insilico: {flicker: {contrast: 0.5}}\n")
+    with pytest.raises(ConfigError, match="the settings of flicker belong under insilico_settings"):
+        _with_analysis(configs).check()
+
+
+def test_an_unknown_analysis_is_named_with_the_closest_known_one(configs: Path) -> None:
+    entry = WORKFLOW["catalogue"]["toy"] | {"insilico": ["omitted_stimuls"]}
+    catalogue = _catalogue(configs, experiments=["toy"], catalogue=WORKFLOW["catalogue"] | {"toy": entry})
+    with pytest.raises(ConfigError, match=r"no in-silico analysis 'omitted_stimuls' .*did you mean 'omitted_stimulus'"):
+        catalogue.check()
+    with pytest.raises(ConfigError, match="no in-silico analysis may be called 'scores'"):
+        _with_analysis(configs, name="scores").check()
+
+
+def test_how_many_jobs_share_the_neurons_of_an_analysis(configs: Path) -> None:
+    assert _with_analysis(configs).shards("flicker") == 1
+    assert _with_analysis(configs, insilico_shards=4).shards("flicker") == 4
+    # what `--config` brings is text
+    catalogue = _with_analysis(configs, insilico_shards={"default": "2", "flicker": "8"})
+    assert (catalogue.shards("flicker"), catalogue.shards("omitted_stimulus")) == (8, 2)
+    for wrong, message in (({"flickr": 2}, r"insilico_shards: unknown analysis 'flickr'"), (0, "insilico_shards")):
+        with pytest.raises(ConfigError, match=message):
+            _with_analysis(configs, insilico_shards=wrong).check()
+
+
+def test_every_shipped_analysis_composes_and_takes_its_settings() -> None:
+    from coread.config import RECEPTIVE_FIELDS, analysis_names, analysis_settings
+    from coread.insilico.running import load_experiment
+
+    for name in analysis_names():
+        if name != RECEPTIVE_FIELDS:
+            load_experiment(analysis_settings(name))  # no argument is missing, and it can be run and drawn

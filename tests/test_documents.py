@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import hydra.utils
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 import yaml
 
 from coread.cli.main import main
-from coread.config import compose, config_directory, stage_slice
+from coread.config import analysis_names, compose, config_directory, stage_slice
 from coread.data_io.sources import build_recording, list_sessions
 from coread.models import BaseCoreReadout, ExampleCoreReadout, UnifiedCoreReadout, is_model_causal, load_member
 from tests.conftest import REPOSITORY
@@ -206,9 +207,69 @@ def check_unified_training(namespace: Namespace, folder: Path) -> None:
     assert len(load_member(tutorial).history) > 1
 
 
+# what the document leaves out: it draws with pyplot without importing it; the seed makes its start known
+DRAWING = """
+import matplotlib.pyplot as plt
+import torch
+
+torch.manual_seed(0)
+"""
+
+
+def fabricate_first_released_model(folder: Path) -> None:
+    """Put a checkpoint of the released architecture where the document's model would be in the cache."""
+    sizes = {"session_1_ventral1_20200226": 12}
+    with mock.patch.dict(published_checkpoint.SIZES, sizes):
+        torch.manual_seed(0)
+        content = published_checkpoint.published_content(published_checkpoint.trained_model())
+    published_checkpoint.write_checkpoint(folder / "cache" / "hoefling_2024_base_low_res.ckpt", content)
+
+
+def check_insilico_listings(namespace: Namespace, folder: Path) -> None:
+    stimulus, objective, model = namespace["stimulus"], namespace["objective"], namespace["model"]
+    assert stimulus.shape == (1, 2, 30, 18, 16)
+    assert torch.isfinite(stimulus).all()
+    assert 0 <= stimulus.min() <= stimulus.max() <= 1
+    torch.manual_seed(0)
+    namespace["load_core_readout_from_remote"]("hoefling_2024_base_low_res", "cpu")
+    start = torch.randn(model.stimulus_shape(time_steps=30, num_batches=1)).clamp(0, 1)
+    with torch.no_grad():
+        assert objective.forward(stimulus) > objective.forward(start) + 0.01, "optimisation raises the response"
+    assert all(parameter.grad is None for parameter in objective.model.parameters())
+
+    fields = namespace["receptive_fields"]
+    assert fields.shape == (14, 64, 64)
+    assert np.isfinite(fields).all()
+    assert (np.abs(fields[:12]).max(axis=(1, 2)) > 0.5).all(), "a receptive field for each of the 12 panels"
+    drawn = [axes for axes in namespace["axes"].flat if axes.images]
+    assert [axes.get_title() for axes in drawn] == [f"Neuron {i}" for i in range(12)]
+
+    # `mean(dim=0)` is over the batch of one stimulus: the listing keeps time, and docs/insilico.md has it corrected
+    results, frequencies = namespace["results"], namespace["frequencies"]
+    assert results.shape == (20, 30, 14)
+    assert np.isfinite(results).all()
+    table = np.concatenate(
+        [
+            model(namespace["generate_gratings"](model.stimulus_shape(time_steps=30), frequency)).detach().mean(dim=1)
+            for frequency in frequencies
+        ]
+    )
+    np.testing.assert_allclose(results.mean(axis=1), table, rtol=1e-4, atol=1e-6)
+    assert table.shape == (20, 14), "(parameter, neuron)"
+    assert (table.std(axis=0) > 0).any()
+    namespace["plt"].close("all")
+
+
 PUBLISHED = [
     Document("core_readout.md", check_core_readout, preamble=CONTAINERS, published=True),
     Document("training_overview.md", lambda namespace, folder: None, published=True),
+    Document(
+        "insilico.md",
+        check_insilico_listings,
+        preamble=DRAWING,
+        prepare=fabricate_first_released_model,
+        published=True,
+    ),
     Document(
         "unified_training.md",
         check_unified_training,
@@ -257,6 +318,13 @@ def test_every_documented_config_exists(reference_data: Path) -> None:
         ("coread.data_io.cyclers", ["LongCycler", "ShortCycler"]),
         ("coread.data_io.base_dataloader", ["multiple_movies_dataloaders", "DataPoint"]),
         ("coread.models", ["load_core_readout_from_remote", "load_core_readout_model"]),
+        ("coread.insilico", ["visualize_receptive_fields"]),
+        ("coread.insilico.stimulus_optimization.objective", ["IncreaseObjective", "MeanReducer"]),
+        ("coread.insilico.stimulus_optimization.optimization_stopper", ["OptimizationStopper"]),
+        ("coread.insilico.stimulus_optimization.optimizer", ["optimize_stimulus"]),
+        ("coread.insilico.stimulus_optimization.regularizer", ["TotalVariationRegularizer", "ClipStimulus"]),
+        ("coread.insilico.tuning_analyses", []),
+        ("coread.data_io.artificial_stimuli", ["generate_gratings"]),
         ("coread.cli.train", ["main"]),
         ("coread.eval", []),
     ],
@@ -340,6 +408,25 @@ def check_models(namespace: Namespace, folder: Path) -> None:
     )
 
 
+def check_insilico(namespace: Namespace, folder: Path) -> None:
+    population = namespace["population"]
+    assert namespace["response"].shape == (1, 1, 20, 3)
+    assert torch.isfinite(namespace["response"]).all()
+    tuning = namespace["tuning"]
+    assert tuning.shape == (len(namespace["frequencies"]), 5), "(parameter, neuron), the neurons of all sessions"
+    assert np.isfinite(tuning).all()
+    settings = next(content for content in namespace["yaml"] if "_target_" in content)
+    experiment = namespace["ContrastSteps"](**{key: settings[key] for key in ("contrasts", "step_s")})
+    result = experiment.run(population, np.array([0, 2]))
+    assert result.table["neuron"].tolist() == [0, 2]
+    assert result.table["preferred_contrast"].isin(settings["contrasts"]).all()
+    (drawing,) = experiment.draw({population.session: result}).values()
+    assert "2 neurons" in drawing.caption
+    page = (REPOSITORY / "docs" / "insilico.md").read_text(encoding="utf-8")
+    for name in analysis_names():
+        assert f"`{name}`" in page, f"docs/insilico.md does not name the analysis {name}"
+
+
 def check_cortex(namespace: Namespace, folder: Path) -> None:
     best = namespace["best"]
     assert 0.5 < best["gain and history"] < min(best["gain"], best["history"])
@@ -379,6 +466,7 @@ OWN = [
     Document("docs/training.md", check_training),
     Document("docs/models.md", check_models, prepare=fabricate_released_model),
     Document("docs/cortex.md", check_cortex),
+    Document("docs/insilico.md", check_insilico, prepare=fabricate_released_model),
     Document("README.md", check_readme, preamble="from pathlib import Path"),
 ]
 

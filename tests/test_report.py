@@ -1,14 +1,18 @@
 import base64
 import re
+import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 
 from coread.attempts import COLUMNS, NUMBERS, WITHOUT_A_WORD
 from coread.data_io.quality_filters import session_info_of
@@ -16,8 +20,12 @@ from coread.eval.comparison import Comparison, write_comparison
 from coread.eval.predictions import write_predictions
 from coread.eval.scores import score_experiment, write_scores
 from coread.eval.tables import summarize, write_tables
+from coread.insilico.experiment import ExperimentResult, write_results
 from coread.insilico.receptive_fields import write_receptive_fields
 from coread.plotting import write_figures
+from coread.plotting.analyses import write_analysis_figures
+from coread.plotting.movies import Movie
+from coread.plotting.style import FULL_WIDTH_IN, Drawing, save_drawing
 from coread.provenance import file_sha256
 from coread.recording import digest_path, write_recording
 from coread.report import write_report
@@ -111,11 +119,16 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write(results: Path, attempts: pd.DataFrame | None = None, comparisons: dict[str, Any] | None = None) -> str:
+def write(
+    results: Path,
+    attempts: pd.DataFrame | None = None,
+    comparisons: dict[str, Any] | None = None,
+    analyses: dict[str, list[str]] | None = None,
+) -> str:
     path = results / "report.html"
     recordings = {name: [results / "data" / "toy" / "a.h5"] for name in NAMES}
     members = {name: sorted((results / name).glob("fold*/seed*/model.ckpt")) for name in NAMES}
-    write_report(path, NAMES, results, recordings, members, attempts, comparisons)
+    write_report(path, NAMES, results, recordings, members, attempts, comparisons, analyses)
     return path.read_text(encoding="utf-8")
 
 
@@ -365,3 +378,143 @@ def test_the_size_of_every_loss_term_is_shown_and_inert_ones_are_marked(tmp_path
     assert "mean over 2 members" in table.caption
     torch.save({"history": history[["epoch", "train_loss"]].to_dict("list")}, paths[0])
     assert loss_term_table(paths[:1]) is None
+
+
+# --------------------------------------------------------------------------------------------------- in-silico analyses
+
+
+class Flicker:
+    """An experiment that has two figures and a movie to show."""
+
+    def run(self, population: Any, neurons: np.ndarray) -> ExperimentResult:
+        raise NotImplementedError
+
+    def draw(self, results: Mapping[str, ExperimentResult]) -> dict[str, Drawing]:
+        figure = Figure(figsize=(FULL_WIDTH_IN, 1.0))
+        half = Figure(figsize=(FULL_WIDTH_IN / 2, 1.0))
+        return {"traces": Drawing(figure, "Traces of 3 neurons."), "latency": Drawing(half, "Latency of 3 neurons.")}
+
+    def animate(self, results: Mapping[str, ExperimentResult]) -> dict[str, Movie]:
+        frames = np.linspace(-1, 1, 12).reshape(4, 1, 1, 3)
+        return {"stimulus": Movie(frames, 10.0, "What was shown.")}
+
+
+FLICKER = pd.DataFrame(
+    {
+        "session": "a",
+        "neuron": [0, 1, 2],
+        "unit_id": ["u0", "u1", "u2"],
+        "latency_s": [0.05, 0.1234567, np.nan],
+        "latency_s_sd_members": [0.001, 0.2, np.nan],
+        "latency_s_uncertain": [False, True, False],
+    }
+)
+COMPARED = pd.DataFrame(
+    {
+        "session": "a",
+        "neuron": [0, 1, 0],
+        "unit_id": ["u0", "u1", "u0"],
+        "cell_type": "on",
+        "quantity": ["latency", "latency", "direction"],
+        "analysis": "flicker",
+        "truth": [0.05, 0.06, 90.0],
+        "found": [0.05, np.nan, 104.0],
+        "error": [0.0, np.nan, 14.0],
+        "tolerance": [0.01, 0.01, 20.0],
+        "unit": ["s", "s", "deg"],
+        "passed": [True, False, True],
+    }
+)
+CONSISTENT = pd.DataFrame(
+    {"experiment": "flicker", "quantity": ["latency_s", "slope"], "icc": [0.93, 0.2], "uncertain": [False, True]}
+)
+
+
+@pytest.fixture(scope="module")
+def insilico_page(results: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Page, Path]:
+    """The page of the same results with an analysis of the first experiment, compared with truth and over members."""
+    folder = tmp_path_factory.mktemp("insilico") / "results"
+    shutil.copytree(results, folder)
+    place = folder / NAMES[0]
+    table = {"a": ExperimentResult(FLICKER)}
+    members = {"fold0_seed0": "0" * 64, "fold0_seed1": "1" * 64}
+    origin = {"settings": {"_target_": "toy.Flicker", "contrast": 0.5}, "members": members}
+    write_results(table, place / "flicker.h5", place / "flicker.csv", origin)
+    write_analysis_figures(place / "insilico" / "flicker" / "figures", Flicker(), table, ("gif",))
+    (place / "config" / "insilico").mkdir()
+    (place / "config" / "insilico" / "flicker.yaml").write_text("_target_: toy.Flicker\ncontrast: 0.5\n")
+    for name, compared in (("truth", COMPARED), ("consistency", CONSISTENT)):
+        (place / "insilico" / name).mkdir()
+        compared.to_csv(place / "insilico" / name / "comparison.csv", index=False)
+        save_drawing(Drawing(Figure(figsize=(2, 1)), f"All of {name}."), place / "insilico" / name / "comparison")
+    return Page(write(folder, analyses={NAMES[0]: ["flicker"]})), place
+
+
+def test_figures_and_movies_of_an_analysis_are_embedded_in_their_order(insilico_page: tuple[Page, Path]) -> None:
+    page, place = insilico_page
+    figures = place / "insilico" / "flicker" / "figures"
+    ids = [name for name in page.ids if name.startswith("first_model-insilico-flicker-") and "table" not in name]
+    assert [name.rsplit("-", 1)[1] for name in ids] == ["traces", "latency", "stimulus"]
+    assert "#first_model-insilico-flicker" in page.links
+    embedded = [base64.b64decode(source.split(",", 1)[1]) for source in page.sources if source.startswith("data:image")]
+    for name in ("traces.png", "latency.png", "stimulus.gif"):
+        assert (figures / name).read_bytes() in embedded, name
+    shown = "".join(page.words)
+    for caption in ("Figure 1.6. Traces of 3 neurons.", "Figure 1.7. Latency", "Movie 1.8. What was shown. (black to"):
+        assert caption in shown
+    assert "3 neurons in 1 session, 2 members; computed by toy.Flicker." in shown
+    assert all(source.startswith("data:") for source in page.sources)
+    assert len(page.ids) == len(set(page.ids))
+    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+
+
+def test_a_value_stands_with_its_spread_over_members_and_its_unit(insilico_page: tuple[Page, Path]) -> None:
+    page, _ = insilico_page
+    header, *rows = page.tables["first_model-insilico-flicker-table-1"]
+    assert header == ["session", "neuron", "unit id", "latency (s)"]
+    assert [row[2:] for row in rows] == [["u0", "0.05"], ["u1", "0.123"], ["u2", ""]]
+    told = [words for words in page.words if words.startswith("± ")]
+    assert told == ["± 0.001", "± 0.2, uncertain"]
+    assert any("standard deviation over members" in words for words in page.words)
+
+
+def test_the_comparison_with_the_truth_names_every_miss_first(insilico_page: tuple[Page, Path]) -> None:
+    page, _ = insilico_page
+    header, *rows = page.tables["first_model-insilico-truth-table-1"]
+    told = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [(row["quantity"], row["within"], row["not found"]) for row in told] == [
+        ("latency", "1 of 2", "1"),
+        ("direction", "1 of 1", "0"),
+    ]
+    assert told[1]["largest error"] == "14"
+    header, first, *others = page.tables["first_model-insilico-truth-table-2"]
+    assert dict(zip(header, first, strict=True)) | {"unit id": "u1", "found": "", "within": "no"} == dict(
+        zip(header, first, strict=True)
+    )
+    assert [row[-1] for row in others] == ["yes", "yes"]
+    assert any("3 quantities of 2 simulated neurons" in words and "1 misses its" in words for words in page.words)
+
+
+def test_quantities_that_differ_between_members_are_counted(insilico_page: tuple[Page, Path]) -> None:
+    page, _ = insilico_page
+    assert page.tables["first_model-insilico-consistency-table-1"][1:] == [
+        ["flicker", "latency_s", "0.93", "no"],
+        ["flicker", "slope", "0.2", "yes"],
+    ]
+    assert any("2 quantities of all analyses; 1 differs between members and is" in words for words in page.words)
+    assert "second_model-insilico-consistency" not in page.ids
+
+
+def test_settings_and_checksums_of_an_analysis_are_told(insilico_page: tuple[Page, Path]) -> None:
+    page, place = insilico_page
+    files = {row[0]: row[1] for row in page.tables["first_model-files-table"][1:]}
+    for name in ("flicker.h5", "flicker.csv", "config/insilico/flicker.yaml"):
+        assert files[f"first_model/{name}"] == file_sha256(place / name)
+    shown = "".join(page.words)
+    assert "insilico: flicker" in shown
+    assert "fold0_seed1: '" + "1" * 64 in shown
+
+
+def test_a_missing_analysis_is_named(results: Path) -> None:
+    with pytest.raises(OSError, match=r"nothing\.csv"):
+        write(results, analyses={NAMES[0]: ["nothing"]})

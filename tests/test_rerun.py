@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
@@ -15,17 +16,33 @@ import torch
 from coread.data_io.sources import READERS
 from coread.models.member import load_member
 from coread.signatures import NO_NUMBERS, deciding_code
-from tests.campaign import Campaign, Jobs
+from tests.campaign import WORKFLOW, Campaign, Jobs
 
 TABLES: Jobs = {"write_tables": 1, "write_report": 1}
 EVALUATED: Jobs = {"score_experiment": 1, "draw_figures": 1, **TABLES}
 ALL_EVALUATED: Jobs = {"score_experiment": 2, "draw_figures": 2, **TABLES}
-PREDICTED: Jobs = {"predict_member": 3, "compute_receptive_fields": 1, **ALL_EVALUATED}
+# one in-silico analysis in one job, and all of `tiny`: one of them in one job and one in two
+ANALYSED: Jobs = {"run_analysis": 1, "join_analysis": 1, "draw_analysis": 1, "compare_members": 1, "write_report": 1}
+ALL_ANALYSED: Jobs = {
+    "run_analysis": 3,
+    "join_analysis": 2,
+    "draw_analysis": 2,
+    "compare_members": 1,
+    "write_report": 1,
+}
+PREDICTED: Jobs = {"predict_member": 3, "compute_receptive_fields": 1, **ALL_ANALYSED, **ALL_EVALUATED}
+
+FEW_FLASHES = "defaults: [omitted_stimulus, _self_]\nn_flashes: 4\n"
+ANALYSES = ["receptive_fields", "omitted_stimulus", "few_flashes"]
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    campaign = Campaign(tmp_path_factory.mktemp("campaign") / "finished").prepare()
+    tiny: Any = WORKFLOW["catalogue"]["tiny"] | {"insilico": ANALYSES}  # type: ignore[index]
+    catalogue: Any = WORKFLOW["catalogue"]
+    workflow = WORKFLOW | {"catalogue": catalogue | {"tiny": tiny}, "insilico_shards": {"default": 1, "few_flashes": 2}}
+    campaign = Campaign(tmp_path_factory.mktemp("campaign") / "finished").prepare(workflow)
+    campaign.write("configs/insilico/few_flashes.yaml", FEW_FLASHES)
     # the logs then list every module that a script imports
     campaign.snakemake("all", PYTHONPROFILEIMPORTTIME="1")
     return campaign
@@ -94,6 +111,7 @@ NOTHING: dict[str, Callable[[Campaign], None]] = {
     ),
     "repacked recording": _repack,
     "code that decides no number": _replaced("src/coread/provenance.py", '"numpy"', '"numpy", "einops"'),
+    "code of an analysis that nobody runs": _reworded("src/coread/insilico/mosaic.py"),
 }
 
 EDITS: dict[str, tuple[Callable[[Campaign], None], Jobs]] = {
@@ -103,7 +121,32 @@ EDITS: dict[str, tuple[Callable[[Campaign], None], Jobs]] = {
     ),
     "in-silico setting": (
         _replaced("configs/tiny.yaml", "exp_name", "insilico: {seed: 5}\nexp_name"),
-        {"write_config": 1, "compute_receptive_fields": 1, "draw_figures": 1, "write_report": 1},
+        {"write_config": 1, "compute_receptive_fields": 1, "draw_figures": 1, "compare_members": 1, "write_report": 1},
+    ),
+    "setting of one analysis": (
+        _replaced("configs/insilico/omitted_stimulus.yaml", "n_flashes: 12", "n_flashes: 13"),
+        {"write_analysis_config": 1, **ANALYSED},
+    ),
+    "setting of an analysis that two share": (
+        _replaced("configs/insilico/omitted_stimulus.yaml", "contrast: -1.0", "contrast: -0.5"),
+        {"write_analysis_config": 2, **ALL_ANALYSED},
+    ),
+    "setting of an analysis for one experiment": (
+        _replaced("configs/tiny.yaml", "exp_name", "insilico_settings: {omitted_stimulus: {contrast: 1.0}}\nexp_name"),
+        {"write_analysis_config": 1, **ANALYSED},
+    ),
+    "number of jobs of an analysis": (
+        _replaced("configs/workflow.yaml", "few_flashes: 2", "few_flashes: 3"),
+        {**ANALYSED, "run_analysis": 3},
+    ),
+    "code of an analysis": (_reworded("src/coread/insilico/omitted_stimulus.py"), ALL_ANALYSED),
+    "look of the figures of analyses": (
+        _reworded("src/coread/plotting/analyses.py"),
+        {"draw_analysis": 2, "write_report": 1},
+    ),
+    "an analysis taken out of the catalogue": (
+        _replaced("configs/workflow.yaml", "    - few_flashes\n", ""),
+        {"compare_members": 1, "write_report": 1},
     ),
     "training setting of one experiment": (
         _replaced("configs/tiny_ln.yaml", "max_epochs: 2", "max_epochs: 3"),
@@ -118,6 +161,7 @@ EDITS: dict[str, tuple[Callable[[Campaign], None], Jobs]] = {
             "train_member": 2,
             "predict_member": 2,
             "compute_receptive_fields": 1,
+            **ALL_ANALYSED,
             **EVALUATED,
         },
     ),
@@ -148,7 +192,7 @@ EDITS: dict[str, tuple[Callable[[Campaign], None], Jobs]] = {
     "a script": (_reworded("workflow_scripts/score.py"), ALL_EVALUATED),
     "an added seed": (
         _replaced("configs/workflow.yaml", "- 1\n", "- 1\n        - 2\n"),
-        {"train_member": 1, "predict_member": 1, "compute_receptive_fields": 1, **EVALUATED},
+        {"train_member": 1, "predict_member": 1, "compute_receptive_fields": 1, **ALL_ANALYSED, **EVALUATED},
     ),
     "another experiment": (
         _replaced("configs/workflow.yaml", "- tiny\n- tiny_ln", "- tiny\n- tiny_ln\n- tiny_pairs"),
@@ -241,17 +285,21 @@ def test_a_killed_member_leaves_nothing_half_made_and_goes_on(finished: Campaign
 
 @pytest.mark.slow
 def test_the_code_list_of_a_rule_is_what_its_script_imports(finished: Campaign) -> None:
-    """Every module of the package that a script imported in the finished run is an input of its rule, and no other."""
-    listed = _listed_code(finished)
+    """Every module of the package that a script imported in the finished run is an input of its rule, and no other.
+
+    Figures decide nothing in the results of in-silico analyses, which need what draws them only to be imported.
+    """
+    listed, with_figures = (_listed_code(finished, figures=figures) for figures in (False, True))
     checked = set()
     for log in sorted(finished.root.glob("logs/**/*.log")):
         imported = set(re.findall(r"^import time: .*\| +(coread[\w.]*)$", log.read_text(), re.MULTILINE)) - NO_NUMBERS
         if not imported:
             continue
         rule, *others = (part.split(".")[0] for part in log.relative_to(finished.root / "logs").parts)
-        code = listed[rule, others[0] if others and others[0] in EXPERIMENTS else EXPERIMENTS[0]]
-        assert imported <= code, f"{rule}: imported but not listed"
-        assert code - imported <= BY_NAME, f"{rule}: listed but not imported"
+        job = rule, others[0] if others and others[0] in EXPERIMENTS else EXPERIMENTS[0]
+        assert imported <= with_figures[job], f"{rule}: imported but not listed"
+        assert listed[job] - imported <= BY_NAME, f"{rule}: listed but not imported"
+        assert not with_figures[job] - listed[job] or rule in ("run_analysis", "join_analysis")
         checked.add(rule)
     assert checked >= {
         "build_recording",
@@ -259,19 +307,29 @@ def test_the_code_list_of_a_rule_is_what_its_script_imports(finished: Campaign) 
         "train_member",
         "predict_member",
         "score_experiment",
+        "run_analysis",
+        "join_analysis",
+        "draw_analysis",
+        "compare_members",
         "write_report",
     }
 
 
 # named in a registry or a config and imported by that name, which Python's import log does not show
-BY_NAME = {"coread.data_io.simulate", "coread.data_io.simulate.retina", "coread.lr_schedules"}
+BY_NAME = {
+    "coread.data_io.simulate",
+    "coread.data_io.simulate.retina",
+    "coread.lr_schedules",
+    "coread.insilico.omitted_stimulus",
+}
 
 
 EXPERIMENTS = ("tiny", "tiny_ln")  # the first is also the name of the dataset
+FIGURES = ("coread.plotting",)  # what `without=FIGURES` says in rules/common.smk
 
 
-def _listed_code(campaign: Campaign) -> dict[tuple[str, str], set[str]]:
-    """Return the modules behind the `code` parameter of every rule for every experiment."""
+def _listed_code(campaign: Campaign, *, figures: bool) -> dict[tuple[str, str], set[str]]:
+    """Return the modules behind the `code` parameter of every rule for every experiment, or those with the figures."""
     package = campaign.root / "src" / "coread"
     rules = [
         (experiment, *rule)
@@ -280,17 +338,24 @@ def _listed_code(campaign: Campaign) -> dict[tuple[str, str], set[str]]:
         for rule in re.findall(CODE_OF_RULE, path.read_text())
     ]
     listed = {}
-    for experiment, rule, script, stage in rules:
-        config = campaign.root / f"results/{experiment}/config/{stage}.yaml"
-        reader = f"_target_: {READERS['simulated_retina']}"
-        settings = reader if stage == "data" else config.read_text() if config.is_file() else ""
-        files = deciding_code(campaign.root / f"workflow_scripts/{script}.py", settings, package)
+    for experiment, rule, arguments in rules:
+        script, *stages = re.findall(r'"(\w+)"', arguments)
+        without = FIGURES if "without=FIGURES" in arguments and not figures else ()
+        settings = "".join(_settings(campaign, experiment, stage) for stage in stages)
+        files = deciding_code(campaign.root / f"workflow_scripts/{script}.py", settings, package, without)
         modules = [file.relative_to(package.parent) for file in files if file.suffix == ".py"]
         names = (module.with_suffix("").as_posix() for module in modules)
         listed[rule, experiment] = {name.removesuffix("/__init__").replace("/", ".") for name in names}
     return listed
 
 
-CODE_OF_RULE = re.compile(
-    r'^rule (\w+):\n(?:(?!rule).*\n)*?        code=code_of\("(\w+)"(?:, "(\w+)")?\)', re.MULTILINE
-)
+def _settings(campaign: Campaign, experiment: str, stage: str) -> str:
+    """Return what `code_of` takes the classes of a stage from; both analyses are of one class."""
+    if stage == "data":
+        return f"_target_: {READERS['simulated_retina']}"
+    name = "insilico/few_flashes" if stage == "analysis" else stage
+    config = campaign.root / f"results/{experiment}/config/{name}.yaml"
+    return config.read_text() if config.is_file() else ""
+
+
+CODE_OF_RULE = re.compile(r"^rule (\w+):\n(?:(?!rule).*\n)*?        code=code_of\((.+)\),$", re.MULTILINE)

@@ -21,6 +21,7 @@ from coread.search.space import experiment_search
 # (channel, height, width) of every dataset's stimulus
 SHAPES = {
     "simulated_retina": (1, 16, 18),
+    "simulated_tuning": (2, 16, 18),
     "hdf5_directory": (3, 16, 8),
     "liu_2017": (1, 44, 40),
     "hoefling_2024_low_res": (2, 18, 16),

@@ -19,7 +19,7 @@ def main() -> None:
         "--files",
         type=json.loads,
         required=True,
-        help="JSON: comparisons, recordings of every dataset, path of a model, dataset and members of every experiment",
+        help="JSON: comparisons, recordings of datasets, path of a model; dataset, members, analyses of experiments",
     )
     parser.add_argument("--logs", type=Path, required=True, help="folder of the records of attempts")
     parser.add_argument("--output", type=Path, required=True)
@@ -28,7 +28,8 @@ def main() -> None:
     recordings, models = _paths(arguments.files)
     output, attempts = arguments.output, read_attempts(arguments.logs, _queued())
     comparisons = arguments.files["comparisons"]
-    write_report(output, list(models), output.parent, recordings, models, attempts, comparisons)
+    analyses = {name: experiment["analyses"] for name, experiment in arguments.files["experiments"].items()}
+    write_report(output, list(models), output.parent, recordings, models, attempts, comparisons, analyses)
 
 
 def _paths(files: dict[str, Any]) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:

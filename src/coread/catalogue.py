@@ -11,7 +11,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from coread.config import ConfigError, canonical_text, closest, experiment_slice, stage_text
+from coread.config import (
+    RECEPTIVE_FIELDS,
+    ConfigError,
+    analysis_names,
+    analysis_settings,
+    canonical_text,
+    check_insilico_settings,
+    closest,
+    experiment_slice,
+    stage_text,
+)
 from coread.provenance import sources_digest
 from coread.search.space import experiment_search
 from coread.signatures import module_constant
@@ -19,6 +29,8 @@ from coread.signatures import module_constant
 # folders and files of results/ that are no experiment or session
 RESERVED = ("data", "downloads", "tables", "stimuli", "config")
 REGISTRY = ("files", "source")  # keys of a dataset's config that its download reads, and nothing else
+NOT_ANALYSES = ("scores", "consistency", "truth")  # files and folders of an experiment that other rules write
+KNOWN_TUNING = ("simulated_tuning",)  # readers whose recordings keep the true tuning of every cell
 Member = tuple[int, int]  # fold, seed
 
 
@@ -57,6 +69,24 @@ class Catalogue:
     def analyses(self, experiment: str) -> list[str]:
         """Return the in-silico analyses of an experiment."""
         return list(self._workflow["catalogue"][experiment].get("insilico", []))
+
+    @property
+    def known_analyses(self) -> list[str]:
+        """Return the in-silico analyses that there are, without receptive fields, which have a rule of their own."""
+        return [name for name in analysis_names(self._directory) if name != RECEPTIVE_FIELDS]
+
+    def analysis_text(self, experiment: str, analysis: str) -> str:
+        """Return the canonical text of the settings of an in-silico analysis; raises ConfigError."""
+        return canonical_text(analysis_settings(analysis, experiment, self._directory))
+
+    def has_truth(self, experiment: str) -> bool:
+        """Return whether the recordings of an experiment keep the true tuning of every cell."""
+        return self._data_config(experiment).get("reader") in KNOWN_TUNING
+
+    def shards(self, analysis: str) -> int:
+        """Return how many jobs share the neurons of an in-silico analysis."""
+        shards = self._workflow.get("insilico_shards", 1)
+        return int(shards if isinstance(shards, int) else shards.get(analysis, shards.get("default", 1)))
 
     def has_search(self, experiment: str) -> bool:
         """Return whether the target `search` searches the hyper-parameters of an experiment."""
@@ -169,6 +199,8 @@ class Catalogue:
             if self.has_search(experiment):
                 self.search_text(experiment)
             self._check_same_data(self._experiment_on(self.dataset(experiment)), experiment)
+            self._check_analyses(experiment)
+        self._check_shards()
         built = {self.dataset(experiment) for experiment in self.experiments}
         if unknown := [name for name in self.data_dirs if name not in built]:
             known = built | {self.dataset(experiment) for experiment in self.names}
@@ -185,6 +217,22 @@ class Catalogue:
             raise ConfigError(
                 f"{first} and {second} both read dataset {self._data_config(first)['dataset']!r} but with different "
                 f"settings ({_first_difference(*texts)}); give one of them another dataset name"
+            )
+
+    def _check_analyses(self, experiment: str) -> None:
+        check_insilico_settings(experiment, self._directory)
+        for analysis in self.analyses(experiment):
+            if analysis in NOT_ANALYSES:
+                raise ConfigError(f"workflow config: no in-silico analysis may be called {analysis!r}")
+            if analysis != RECEPTIVE_FIELDS:
+                self.analysis_text(experiment, analysis)
+
+    def _check_shards(self) -> None:
+        shards = self._workflow.get("insilico_shards", 1)
+        known = ["default", *self.known_analyses]
+        if unknown := [] if isinstance(shards, int) else [name for name in shards if name not in known]:
+            raise ConfigError(
+                f"workflow config: insilico_shards: unknown analysis {unknown[0]!r}{closest(unknown[0], known)}"
             )
 
     def _check_folds(self, experiment: str) -> None:
@@ -270,6 +318,8 @@ def _numbers(workflow: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("seeds", "folds"):
         if isinstance(plain.get(key), list):
             plain[key] = [int(entry) if str(entry).isdecimal() else entry for entry in plain[key]]
+    if isinstance(shards := plain.get("insilico_shards"), dict):
+        plain["insilico_shards"] = {key: int(n) if str(n).isdecimal() else n for key, n in shards.items()}
     return plain
 
 

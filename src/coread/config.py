@@ -43,8 +43,18 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("evaluation",),
     "insilico": ("insilico",),
 }
+RECEPTIVE_FIELDS = "receptive_fields"  # the analysis that has a rule, files and a group of settings of its own
 # keys of an outer config that belong to no group: names, paths of this machine and the defaults of `coread train`
-OUTER_KEYS = ("exp_name", "description", "paths", "seed", "fold", "only_train_readout", "hydra")
+OUTER_KEYS = (
+    "exp_name",
+    "description",
+    "paths",
+    "seed",
+    "fold",
+    "only_train_readout",
+    "hydra",
+    "insilico_settings",  # of in-silico analyses by name: what an experiment wants other than configs/insilico/ says
+)
 HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 
 
@@ -99,10 +109,80 @@ def stage_text(experiment: str, stage: str, directory: Path | None = None) -> st
     return canonical_text(experiment_slice(experiment, stage, directory))
 
 
+def compose_group(group: str, name: str, directory: Path | None = None) -> dict[str, Any]:
+    """Return one file of a group, composed and resolved by itself; raises ConfigError."""
+    config = _hydra_compose(f"{group}/{name}", (), (directory or config_directory()).resolve())
+    stage = next(stage for stage, groups in STAGES.items() if group in groups)
+    return dict(stage_slice(config, stage)[group])
+
+
 def compose_data_io(name: str, directory: Path | None = None) -> dict[str, Any]:
     """Return one file of the group data_io, composed and resolved by itself; raises ConfigError."""
-    config = _hydra_compose(f"data_io/{name}", (), (directory or config_directory()).resolve())
-    return dict(stage_slice(config, "data")["data_io"])
+    return compose_group("data_io", name, directory)
+
+
+@functools.cache
+def analysis_settings(name: str, experiment: str | None = None, directory: Path | None = None) -> dict[str, Any]:
+    """Return the settings of an in-silico analysis: `configs/insilico/<name>.yaml`, composed by itself.
+
+    What the experiment says of it under `insilico_settings` replaces single values. Raises ConfigError for an unknown
+    name, a file without `_target_` and a key that nothing reads. Cached, so do not change it.
+    """
+    folder = (directory or config_directory()).resolve()
+    known = analysis_names(folder)
+    if name not in known:
+        raise ConfigError(f"there is no in-silico analysis {name!r} in configs/insilico/{closest(name, known)}")
+    where = f"configs/insilico/{name}.yaml"
+    content: Any = OmegaConf.to_container(_hydra_compose(f"insilico/{name}", (), folder), resolve=False)
+    node = content.get("insilico") or {}
+    if "_target_" not in node:
+        raise ConfigError(f"{where} names no class: add `_target_: coread.insilico.<module>.<class>`")
+    if experiment is not None:
+        replaced = _insilico_settings(experiment, folder).get(name, {})
+        for keys, key, siblings in () if "_target_" in replaced else _unknown_keys(replaced, node):
+            named = ".".join(["insilico_settings", name, *keys, key])
+            raise ConfigError(f"configs/{experiment}.yaml: unknown key {named!r}{closest(key, siblings)}")
+        node = _replace_values(node, replaced)
+    config = OmegaConf.create({"exp_name": where, "insilico": node})
+    _check_constructor_keys(config.insilico, where)
+    return dict(stage_slice(config, "insilico")["insilico"])
+
+
+def analysis_names(directory: Path | None = None) -> list[str]:
+    """Return the names of the files in configs/insilico/, of a folder and of the shipped configs."""
+    folders = {(directory or config_directory()).resolve(), config_directory().resolve()}
+    return sorted({file.stem for folder in folders for file in (folder / "insilico").glob("*.yaml")})
+
+
+def check_insilico_settings(experiment: str, directory: Path | None = None) -> None:
+    """Check that the `insilico_settings` of an experiment are of analyses that exist; raises ConfigError."""
+    known = analysis_names(directory)
+    for name in _insilico_settings(experiment, directory):
+        where = f"configs/{experiment}.yaml: insilico_settings.{name}"
+        if name not in known:
+            raise ConfigError(f"{where}: there is no such in-silico analysis{closest(name, known)}")
+        if name == RECEPTIVE_FIELDS:
+            raise ConfigError(f"{where}: the settings of this one are the group insilico")
+
+
+def _insilico_settings(experiment: str, directory: Path | None) -> dict[str, Any]:
+    composed: Any = OmegaConf.to_container(compose(experiment, (), directory), resolve=False)
+    settings = composed.get("insilico_settings") or {}
+    if not (isinstance(settings, dict) and all(isinstance(value, dict) for value in settings.values())):
+        raise ConfigError(
+            f"configs/{experiment}.yaml: insilico_settings: expected analyses with their settings, as in "
+            f"`omitted_stimulus: {{n_flashes: 20}}`, found {settings}"
+        )
+    return settings
+
+
+def _replace_values(base: Any, values: Any) -> Any:
+    """Return `base` with single values replaced; a node with another `_target_` brings all of its own."""
+    if not (isinstance(base, Mapping) and isinstance(values, Mapping)):
+        return values
+    if values.get("_target_", base.get("_target_")) != base.get("_target_"):
+        return values
+    return {**base, **{key: _replace_values(base.get(key), value) for key, value in values.items()}}
 
 
 def canonical_text(settings: Mapping[str, Any]) -> str:
@@ -129,7 +209,7 @@ def _compose(experiment: str, overrides: tuple[str, ...], directory: Path) -> Di
     config = _hydra_compose(experiment, overrides, directory)
     _check_outer_keys(path, directory)
     _check_group_keys(config, directory, experiment)
-    _check_constructor_keys(config, path)
+    _check_constructor_keys(config, f"configs/{path.name}")
     OmegaConf.set_readonly(config, True)
     return config
 
@@ -168,6 +248,8 @@ def _check_outer_keys(path: Path, directory: Path) -> None:
     if isinstance(own.get("search"), dict):
         own["search"].pop("space", None)  # any train setting may be added; coread.search.space compares it with those
     for keys, key, siblings in _unknown_keys(own, known):
+        if keys == ["insilico"] and key in analysis_names(directory):
+            raise ConfigError(f"configs/{path.name}: the settings of {key} belong under insilico_settings")
         raise ConfigError(f"configs/{path.name}: unknown key {'.'.join([*keys, key])!r}{closest(key, siblings)}")
 
 
@@ -207,20 +289,20 @@ def _check_group_keys(config: DictConfig, directory: Path, experiment: str) -> N
             )
 
 
-def _check_constructor_keys(config: DictConfig, path: Path) -> None:
+def _check_constructor_keys(config: DictConfig, where: str) -> None:
     """Compare every node that names a class of this package with the arguments of its constructor."""
     container = OmegaConf.to_container(config, resolve=False)
     for keys, node in _target_nodes(container):
         try:
             arguments = constructor_arguments(str(node["_target_"]))
         except LookupError as error:
-            raise ConfigError(f"configs/{path.name}: {'.'.join([*keys, '_target_'])}: {error.args[0]}") from error
+            raise ConfigError(f"{where}: {'.'.join([*keys, '_target_'])}: {error.args[0]}") from error
         if arguments is None:
             continue
         for key in node:
             if key not in arguments and key not in HYDRA_KEYS:
                 raise ConfigError(
-                    f"configs/{path.name}: unknown key {'.'.join([*keys, str(key)])!r}{closest(key, arguments)}; "
+                    f"{where}: unknown key {'.'.join([*keys, str(key)])!r}{closest(key, arguments)}; "
                     f"{node['_target_']} takes no such argument"
                 )
 

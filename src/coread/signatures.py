@@ -9,7 +9,7 @@ import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +41,25 @@ GROUP_MODULES = {"regressors": "coread.data_io.context"}
 TEMPLATES = frozenset({".html", ".css", ".js"})
 
 
-def deciding_code(script: Path, settings: str, package: Path = PACKAGE) -> list[Path]:
+def deciding_code(script: Path, settings: str, package: Path = PACKAGE, without: Sequence[str] = ()) -> list[Path]:
     """Return the modules of this package that decide a script's numbers, given the text of its settings.
 
     These are the modules it imports, directly or not, those of the classes that `_target_` in the settings names and
     of the groups they have (`GROUP_MODULES`), and what lies beside them in their packages (templates).
+    Modules of the packages `without`, and what only these import, are left out.
     """
     targets = set(re.findall(r"_target_: (\S+)", settings))
     targets |= {module for group, module in GROUP_MODULES.items() if re.search(rf"^{group}:", settings, re.MULTILINE)}
-    modules = imported_modules([script], sorted(targets), package)
+    modules = imported_modules([script], sorted(targets), package, without)
     files = [file for name in modules if name not in NO_NUMBERS and (file := module_file(name, package)) is not None]
     folders = [file.parent for file in files if file.name == "__init__.py"]
     return files + sorted(path for folder in folders for path in folder.glob("*.*") if path.suffix in TEMPLATES)
 
 
-def code_digest(script: Path, settings: str, package: Path = PACKAGE) -> str:
+def code_digest(script: Path, settings: str, package: Path = PACKAGE, without: Sequence[str] = ()) -> str:
     """Return one digest of a script and of the modules that decide its numbers: their names and contents."""
     digest = hashlib.sha256()
-    for file in [script, *deciding_code(script, settings, package)]:
+    for file in [script, *deciding_code(script, settings, package, without)]:
         name = file.relative_to(package).as_posix() if file.is_relative_to(package) else file.name
         digest.update(f"{name}\0{_content_digest(file)}\0".encode())
     return f"code {digest.hexdigest()}"
@@ -119,10 +120,12 @@ def _names(arguments: ast.arguments) -> frozenset[str] | None:
     return frozenset(name for name in names if name != "self")
 
 
-def imported_modules(entries: Iterable[Path], targets: Iterable[str] = (), package: Path = PACKAGE) -> list[str]:
+def imported_modules(
+    entries: Iterable[Path], targets: Iterable[str] = (), package: Path = PACKAGE, without: Sequence[str] = ()
+) -> list[str]:
     """Return the sorted modules of this package that the files, and the classes named by `targets`, depend on.
 
-    Imports inside functions count, those for type checking do not.
+    Imports inside functions count, those for type checking do not, and none of the packages `without`.
     """
     found: set[str] = set()
     queue = [module for entry in entries for module in _direct_imports(entry, package)]
@@ -130,7 +133,8 @@ def imported_modules(entries: Iterable[Path], targets: Iterable[str] = (), packa
     while queue:
         module = queue.pop()
         path = module_file(module, package)
-        if module not in found and path is not None:
+        left_out = any(f"{module}.".startswith(f"{name}.") for name in without)
+        if module not in found and path is not None and not left_out:
             found.add(module)
             queue.extend(_direct_imports(path, package))
     return sorted(found)

@@ -170,7 +170,9 @@ def test_measured_responses_to_images_are_drawn_against_predicted_ones() -> None
 def test_experiments_on_images_get_the_figures_of_images(
     example: tuple, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("coread.plotting.save_drawing", lambda drawing, path: [path])  # drawing files takes seconds
+    monkeypatch.setattr(
+        "coread.plotting.figures.save_drawing", lambda drawing, path: [path]
+    )  # drawing files takes seconds
     recordings, members = example
     predictions = make_predictions(recordings)
     given = {

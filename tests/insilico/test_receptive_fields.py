@@ -14,7 +14,9 @@ from coread.insilico.gaussian_fit import fit_gaussians
 from coread.insilico.receptive_fields import (
     compute_receptive_fields,
     cosine,
+    own_gradients,
     read_receptive_fields,
+    response_gradient,
     write_receptive_fields,
 )
 from coread.insilico.separable import biphasic_index, latency_s, separate
@@ -143,6 +145,31 @@ def test_the_ensemble_is_the_mean_and_disagreement_lowers_the_consistency() -> N
     consistency = fields.table["member_consistency"]
     np.testing.assert_allclose(consistency[:2], 1.0, atol=1e-6)
     assert (consistency[2:] < 0.9).all()
+    np.testing.assert_allclose(fields.table["center_y_px_sd_members"][:2], 0.0, atol=1e-3)
+    spread = np.abs(CENTERS[2] - CENTERS[3]) / np.sqrt(2)
+    for name, expected in zip(("center_y_px_sd_members", "center_x_px_sd_members"), spread, strict=True):
+        np.testing.assert_allclose(fields.table[name][2:], expected, atol=0.05)
+    alone = compute_receptive_fields(members[:1], [make_recording()], CONFIG)["a"]  # type: ignore[arg-type]
+    assert alone.table["center_y_px_sd_members"].isna().all()
+
+
+def test_fields_are_described_by_functions_with_errors() -> None:
+    fields = compute_receptive_fields([ToyMember(LinearNonlinear(true_filters()))], [make_recording()], CONFIG)["a"]  # type: ignore[list-item]
+    table = fields.table
+    assert (table["best_fit"] != "none").all()
+    np.testing.assert_allclose(table["sigma_px"], np.sqrt(SIGMAS.prod(axis=1)), rtol=0.02)
+    for name in ("center_y_se_px", "center_x_se_px", "sigma_se_px"):
+        assert (table[name] < 1e-3).all(), "noise-free Gaussians leave no doubt"
+    assert (table["dog_r2"] >= table["gaussian_r2"] - 1e-3).all()
+
+
+def test_gradients_of_some_neurons_are_those_of_all() -> None:
+    model, references = LinearNonlinear(true_filters(), squared=True), torch.randn(3, 1, LAG + 1, HEIGHT, WIDTH)
+    total = torch.zeros(2, 1, LAG + 1, HEIGHT, WIDTH)
+    for place, gradient in own_gradients(model, "a", references, np.array([3, 1]), batch_size=4):
+        total.index_add_(0, place, gradient)
+    every = response_gradient(model, "a", references, 4)
+    torch.testing.assert_close((total / 3).flip(2).movedim(1, 2), every[[3, 1]])
 
 
 def test_unknown_reference_is_an_error() -> None:

@@ -22,6 +22,7 @@ READERS: Mapping[str, str] = {
     "maheswaranathan_2023": "coread.data_io.readers.maheswaranathan_2023",
     "simulated_cortex": "coread.data_io.readers.simulated_cortex",
     "simulated_retina": "coread.data_io.simulate.retina",
+    "simulated_tuning": "coread.data_io.simulate.tuning",
     "sridhar_2025_natural_movie": "coread.data_io.readers.sridhar_2025_natural_movie",
     "sridhar_2025_white_noise": "coread.data_io.readers.sridhar_2025_white_noise",
     "gollisch_white_noise": "coread.data_io.readers.gollisch_white_noise",

@@ -1,5 +1,6 @@
-"""Least-squares fits of two-dimensional Gaussians to many images at once."""
+"""Least-squares fits of two-dimensional Gaussians to many images at once, and the batched fit that does it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,12 @@ from jaxtyping import Bool, Float
 
 N_ITERATIONS = 60
 CHUNK_VALUES = 2**22  # entries of one batch of Jacobians, 32 MiB
+
+# values and derivatives of a model with given parameters on the grid of pixels
+Evaluate = Callable[
+    [Float[np.ndarray, "image parameter"], Float[np.ndarray, "2 pixel"]],
+    tuple[Float[np.ndarray, "image pixel"], Float[np.ndarray, "image parameter pixel"]],
+]
 
 
 class GaussianFit(NamedTuple):
@@ -43,24 +50,29 @@ def fit_gaussians(
 
 def _fit_chunk(images: Float[np.ndarray, "image height width"], peak_px: Float[np.ndarray, "image 2"]) -> GaussianFit:
     height, width = images.shape[1:]
-    grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij")).reshape(2, -1).astype(float)
+    grid = pixel_grid(height, width)
     scale = np.abs(images).max(axis=(1, 2))
     flat = (images / np.where(scale > 0, scale, 1.0)[:, None, None]).reshape(len(images), -1)
-    start = _start(flat, peak_px, (height, width))
-    fitted = _levenberg_marquardt(flat, start, grid)
-    center, sigma, angle = _geometry(fitted)
+    start = start_at_peak(flat, peak_px, (height, width))
+    fitted = levenberg_marquardt(flat, start, grid, evaluate_gaussian)
+    center, sigma, angle = geometry(fitted)
     largest = float(max(height, width))
     inside = ((center > -1) & (center < [height, width])).all(axis=1)
     sensible = inside & (fitted[:, 0] > 0) & (sigma > 0.2).all(axis=1) & (sigma < largest).all(axis=1)
     parameters = np.where(sensible[:, None], fitted, start)
-    center, sigma, angle = _geometry(parameters)
-    residual = np.square(flat - _evaluate(parameters, grid)[0]).sum(axis=1)
+    center, sigma, angle = geometry(parameters)
+    residual = np.square(flat - evaluate_gaussian(parameters, grid)[0]).sum(axis=1)
     power = np.square(flat).sum(axis=1)
     r2 = 1 - np.divide(residual, power, out=np.ones_like(power), where=power > 0)
     return GaussianFit(center, sigma, angle, r2, sensible & (power > 0))
 
 
-def _start(
+def pixel_grid(height: int, width: int) -> Float[np.ndarray, "2 pixel"]:
+    """Return y and x of all pixels, row by row."""
+    return np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij")).reshape(2, -1).astype(float)
+
+
+def start_at_peak(
     flat: Float[np.ndarray, "image pixel"], peak_px: Float[np.ndarray, "image 2"], size: tuple[int, int]
 ) -> Float[np.ndarray, "image 6"]:
     """Start with a circle: a Gaussian of width s exceeds half its peak on an area of 2 pi ln(2) s^2."""
@@ -72,7 +84,7 @@ def _start(
     return np.stack([np.maximum(peak, 0.1), *peak_px.T, -np.log(sigma), zeros, -np.log(sigma)], axis=1)
 
 
-def _evaluate(
+def evaluate_gaussian(
     parameters: Float[np.ndarray, "image 6"], grid: Float[np.ndarray, "2 pixel"]
 ) -> tuple[Float[np.ndarray, "image pixel"], Float[np.ndarray, "image 6 pixel"]]:
     """Return A exp(-|M d|^2 / 2) with M = [[e^p, q], [0, e^r]], d = (y - y0, x - x0), and its derivatives."""
@@ -93,20 +105,25 @@ def _evaluate(
     return value, np.stack(derivatives, axis=1)
 
 
-def _levenberg_marquardt(
-    flat: Float[np.ndarray, "image pixel"], start: Float[np.ndarray, "image 6"], grid: Float[np.ndarray, "2 pixel"]
-) -> Float[np.ndarray, "image 6"]:
+def levenberg_marquardt(
+    flat: Float[np.ndarray, "image pixel"],
+    start: Float[np.ndarray, "image parameter"],
+    grid: Float[np.ndarray, "2 pixel"],
+    evaluate: Evaluate,
+) -> Float[np.ndarray, "image parameter"]:
+    """Return the parameters with the least squared error, of all images at once (Levenberg 1944, Marquardt 1963)."""
+    unit = np.eye(start.shape[1])
     parameters, damping = start.copy(), np.full(len(flat), 1e-2)
-    value, jacobian = _evaluate(parameters, grid)
+    value, jacobian = evaluate(parameters, grid)
     cost = np.square(flat - value).sum(axis=1)
     for _ in range(N_ITERATIONS):
         gradient = np.einsum("ijk,ik->ij", jacobian, flat - value)
         curvature = np.einsum("ijk,ilk->ijl", jacobian, jacobian)
         diagonal = np.einsum("ijj->ij", curvature)
-        system = curvature + (damping[:, None] * (diagonal + 1e-9))[:, :, None] * np.eye(6)
-        step = np.linalg.solve(system + 1e-12 * np.eye(6), gradient[..., None])[..., 0]
+        system = curvature + (damping[:, None] * (diagonal + 1e-9))[:, :, None] * unit
+        step = np.linalg.solve(system + 1e-12 * unit, gradient[..., None])[..., 0]
         trial = parameters + step
-        trial_value, trial_jacobian = _evaluate(trial, grid)
+        trial_value, trial_jacobian = evaluate(trial, grid)
         trial_cost = np.square(flat - trial_value).sum(axis=1)
         better = trial_cost < cost
         parameters[better], value[better], jacobian[better] = trial[better], trial_value[better], trial_jacobian[better]
@@ -118,9 +135,10 @@ def _levenberg_marquardt(
     return parameters
 
 
-def _geometry(
-    parameters: Float[np.ndarray, "image 6"],
+def geometry(
+    parameters: Float[np.ndarray, "image parameter"],
 ) -> tuple[Float[np.ndarray, "image 2"], Float[np.ndarray, "image 2"], Float[np.ndarray, "image"]]:
+    """Return centres, widths and direction of the Gaussian that the first six parameters describe."""
     root = np.zeros((len(parameters), 2, 2))
     root[:, 0, 0] = np.exp(np.clip(parameters[:, 3], -8, 3))
     root[:, 0, 1] = parameters[:, 4]

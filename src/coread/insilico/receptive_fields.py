@@ -1,7 +1,7 @@
 """Receptive fields of model neurons: the gradient of a response with respect to the frames it depends on."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from coread import __version__
 from coread.data_io.statistics import Statistics
 from coread.eval.predictions import evaluating, stimulus_input
-from coread.insilico.gaussian_fit import GaussianFit, fit_gaussians
-from coread.insilico.separable import SeparableParts, biphasic_index, latency_s, separate
+from coread.insilico.field_measures import measure_fields, members_spread
+from coread.insilico.separable import separate
 from coread.models.typical_context import respond_typically
 from coread.provenance import write_text
 from coread.recording import COMPRESSION, Recording
@@ -100,17 +100,35 @@ def response_gradient(
     the items of a batch do not interact, one backward pass through the sum of their responses gives all gradients.
     What the model wants beside the stimulus is held at its mean in training.
     """
-    n_samples = len(references)
     total = torch.zeros((n_neurons, *references.shape[1:]), device=references.device)
-    with evaluating(model), torch.enable_grad():
-        for first in range(0, n_neurons * n_samples, batch_size):
-            pair = torch.arange(first, min(first + batch_size, n_neurons * n_samples), device=references.device)
-            neuron, sample = pair // n_samples, pair % n_samples
-            stimulus = references[sample].requires_grad_()
-            response = respond_typically(model, stimulus, session)[:, -1]
-            own = response.gather(1, neuron[:, None]).sum()
-            total.index_add_(0, neuron, torch.autograd.grad(own, stimulus)[0])
-    return (total / n_samples).flip(2).movedim(1, 2)
+    for place, gradient in own_gradients(model, session, references, np.arange(n_neurons), batch_size):
+        total.index_add_(0, place, gradient)
+    return (total / len(references)).flip(2).movedim(1, 2)
+
+
+def own_gradients(
+    model: nn.Module,
+    session: str,
+    references: Float[Tensor, "sample channel time height width"],
+    neurons: Int[np.ndarray, "chosen"],
+    batch_size: int = 64,
+) -> Iterator[tuple[Int[Tensor, " pair"], Float[Tensor, "pair channel time height width"]]]:
+    """Yield the gradients of the last bin of every neuron at every reference, with its place in `neurons`.
+
+    Pairs of a neuron and a reference come in batches; weights get no gradients.
+    """
+    n_samples, n_pairs = len(references), len(neurons) * len(references)
+    chosen = torch.tensor(neurons, device=references.device)
+    with evaluating(model):
+        for first in range(0, n_pairs, batch_size):
+            pair = torch.arange(first, min(first + batch_size, n_pairs), device=references.device)
+            place, sample = pair // n_samples, pair % n_samples
+            with torch.enable_grad():
+                stimulus = references[sample].requires_grad_()
+                response = respond_typically(model, stimulus, session)[:, -1]
+                own = response.gather(1, chosen[place][:, None]).sum()
+                gradient = torch.autograd.grad(own, stimulus)[0]
+            yield place, gradient
 
 
 def _references(
@@ -150,49 +168,29 @@ def _describe(
 ) -> ReceptiveFields:
     average = member_filters.mean(axis=0)
     parts = separate(average, float(config["smoothing_px"]))
-    rows = np.arange(len(average))
-    fit = fit_gaussians(parts.spatial[rows, parts.channel], parts.peak_px)
     bin_s = 1.0 / recording.rate_hz
     pixel_um = next(iter(recording.stimuli.values())).pixel_um
-    table = _table(recording, parts, fit, float(config["contour_sigma"]), bin_s, pixel_um)
+    measures = measure_fields(parts, float(config["contour_sigma"]), bin_s, pixel_um)
+    of_members = [
+        measure_fields(
+            separate(filters, float(config["smoothing_px"])), float(config["contour_sigma"]), bin_s, pixel_um
+        )
+        for filters in (member_filters if len(member_filters) > 1 else [])
+    ]
+    table = pd.concat([_identity(recording), measures, members_spread(measures, of_members)], axis=1)
     table["member_consistency"] = member_consistency(member_filters)
     if "truth_filter" in recording.session_info:
         table["truth_cosine"] = cosine(*_same_lags(average, recording.session_info["truth_filter"]))
     if "truth_center_px" in recording.session_info:
-        offset = fit.center_px - recording.session_info["truth_center_px"]
+        offset = measures[["center_y_px", "center_x_px"]].to_numpy() - recording.session_info["truth_center_px"]
         table["truth_distance_px"] = np.linalg.norm(offset, axis=1)
     return ReceptiveFields(average, parts.spatial, parts.temporal, parts.channel, table, bin_s, pixel_um)
 
 
-def _table(
-    recording: Recording,
-    parts: SeparableParts,
-    fit: GaussianFit,
-    contour_sigma: float,
-    bin_s: float,
-    pixel_um: float | None,
-) -> pd.DataFrame:
-    course = parts.temporal[np.arange(len(parts.channel)), parts.channel]
-    diameter = 2 * contour_sigma * np.sqrt(fit.sigma_px.prod(axis=1))
-    table = pd.DataFrame({"dataset": recording.dataset, "session": recording.session, "neuron": range(len(diameter))})
-    for column in ("unit_id", "cell_type"):
-        if column in recording.neurons:
-            table[column] = recording.neurons[column].to_numpy()
-    return table.assign(
-        channel=parts.channel,
-        polarity=parts.polarity,
-        center_y_px=fit.center_px[:, 0],
-        center_x_px=fit.center_px[:, 1],
-        sigma_major_px=fit.sigma_px[:, 0],
-        sigma_minor_px=fit.sigma_px[:, 1],
-        angle_rad=fit.angle_rad,
-        diameter_px=diameter,
-        diameter_um=np.nan if pixel_um is None else diameter * pixel_um,
-        gaussian_r2=fit.r2,
-        gaussian_converged=fit.converged,
-        separable_share=parts.explained,
-        latency_s=latency_s(course, bin_s),
-        biphasic_index=biphasic_index(course),
+def _identity(recording: Recording) -> pd.DataFrame:
+    known = {name: recording.neurons[name].to_numpy() for name in ("unit_id", "cell_type") if name in recording.neurons}
+    return pd.DataFrame(
+        {"dataset": recording.dataset, "session": recording.session, "neuron": range(recording.n_neurons), **known}
     )
 
 

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from coread.collectives import gather_objects, gather_scalars, is_shared
 from coread.lr_schedules import Schedule
 from coread.models.output_shape import core_output_shape
+from coread.models.typical_context import long_enough
 from coread.models.validation import ValidationSums
 from coread.modules.core.base_core import Core, SimpleCoreWrapper
 from coread.modules.losses.poisson import PoissonLoss3d
@@ -86,7 +87,11 @@ class BaseCoreReadout(pl.LightningModule):
     def forward(
         self, x: Float[Tensor, "batch channel time height width"], data_key: str | None = None
     ) -> Float[Tensor, "batch time_out neuron"]:
-        """Predict responses of a session, or of all sessions in sorted order if `data_key` is None."""
+        """Predict responses of a session, or of all sessions in sorted order if `data_key` is None.
+
+        In eval mode a stimulus that is no longer than the lag is preceded by as many frames of mean grey (warning).
+        """
+        x = x if self.training else long_enough(x, self.lag)
         if not getattr(self.core, "session_dependent", False):
             return self.readout(self.core(x), data_key=data_key)
         if data_key is None:

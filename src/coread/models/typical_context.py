@@ -3,6 +3,7 @@
 Every variable is held at its mean over the training bins, the order in time at the middle of the session.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,3 +66,20 @@ def typical_context(model: "BaseCoreReadout | nn.Module", session: str, batch: i
         name: torch.as_tensor(known[name], device=device).expand(batch, time, *torch.as_tensor(known[name]).shape)
         for name in names
     }
+
+
+def long_enough(
+    stimulus: Float[Tensor, "batch channel time height width"], lag: int
+) -> Float[Tensor, "batch channel longer height width"]:
+    """Return a stimulus that a model with this lag has a response to.
+
+    One that is no longer than the lag is preceded by `lag` frames of mean grey, with a warning.
+    """
+    if stimulus.shape[2] > lag:
+        return stimulus
+    warnings.warn(
+        f"the stimulus has {stimulus.shape[2]} frames and the model looks back {lag}: it is preceded by {lag} frames "
+        "of mean grey",
+        stacklevel=2,
+    )
+    return torch.cat([stimulus.new_zeros(*stimulus.shape[:2], lag, *stimulus.shape[3:]), stimulus], dim=2)

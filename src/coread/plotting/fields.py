@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from coread.insilico.receptive_fields import ReceptiveFields
+from coread.plotting.scale_bar import draw_scale_bar
 from coread.plotting.style import COLORS, FULL_WIDTH_IN, GREY, Drawing, paper_style, score_range, strip
 
 N_COLUMNS, MAX_NEURONS = 6, 48
@@ -96,19 +97,8 @@ def _draw_spatial(axes: Axes, field: ReceptiveFields, neuron: int, *, scale_bar:
     axes.set_xlim(-0.5, image.shape[1] - 0.5)
     axes.set_ylim(image.shape[0] - 0.5, -0.5)
     if scale_bar:
-        _draw_scale_bar(axes, image.shape, field.pixel_um)
-
-
-def _draw_scale_bar(axes: Axes, shape: tuple[int, ...], pixel_um: float | None) -> None:
-    """Draw a bar of a round length of about a third of the image below it."""
-    target = shape[1] / 3 * (pixel_um or 1.0)
-    round_lengths = np.array([m * 10.0**e for e in range(-1, 5) for m in (1, 2, 5)])
-    length = round_lengths[np.abs(np.log(round_lengths / target)).argmin()]
-    y = shape[0] - 0.5 + 0.07 * shape[0]
-    pixels = length / (pixel_um or 1.0)
-    axes.plot([-0.5, -0.5 + pixels], [y, y], color="black", linewidth=1.5, clip_on=False, solid_capstyle="butt")
-    unit = "µm" if pixel_um is not None else "px"
-    axes.text(-0.5 + pixels / 2, y + 0.05 * shape[0], f"{length:g} {unit}", ha="center", va="top", fontsize=5.5)
+        unit = "px" if field.pixel_um is None else "µm"
+        draw_scale_bar(axes, (image.shape[0], image.shape[1]), field.pixel_um or 1.0, unit)
 
 
 def _draw_temporal(axes: Axes, field: ReceptiveFields, neuron: int, *, labelled: bool) -> None:

@@ -26,12 +26,14 @@ def write_report(
     members: Mapping[str, Sequence[Path]],
     attempts: pd.DataFrame | None = None,
     comparisons: Mapping[str, Mapping[str, Any]] | None = None,
+    analyses: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write the report of the given experiments, atomically; it makes no request to any other file or host.
 
     `recordings` and `members` list the files of each experiment; the settings of its dataset are the `config.yaml`
     beside the recordings, which say what quality filters removed. Everything else is read from its place below
-    `results_dir`: `{experiment}/{scores.csv, receptive_fields.csv, config/*.yaml, figures/*}` and `tables/*.csv`. What
+    `results_dir`: `{experiment}/{scores.csv, receptive_fields.csv, config/*.yaml, figures/*}` and `tables/*.csv`, of
+    the in-silico `analyses` named for an experiment `{experiment}/{analysis}.{csv,h5}` with their figures. What
     an experiment does not have is left out, and so is the section on jobs without `attempts`, their table
     (`coread.attempts.read_attempts`). `comparisons` are those of configs/workflow.yaml that were written. Raises
     OSError or ValueError that names a damaged file.
@@ -43,7 +45,10 @@ def write_report(
         .get_template("template.html")
         .render(
             experiments=[
-                collect_experiment(name, results_dir, recordings[name], members[name], summary) for name in experiments
+                collect_experiment(
+                    name, results_dir, recordings[name], members[name], summary, (analyses or {}).get(name, ())
+                )
+                for name in experiments
             ],
             overview=overview_rows(summary),
             differences=difference_rows(differences),

@@ -1,6 +1,5 @@
 """What the report says about one experiment, read from its files."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,14 @@ from coread.eval.scores import DATA, ENSEMBLE, read_scores
 from coread.eval.tables import rows_of
 from coread.provenance import file_sha256
 from coread.recording import Recording, digest_path, read_recording
+from coread.report.analyses import (
+    AnalysisContents,
+    Figure,
+    collect_analysis,
+    collect_consistency,
+    collect_truth,
+    embedded_figure,
+)
 from coread.report.loss_terms import loss_term_table
 from coread.report.tables import Table, make_table, summary_rows
 
@@ -41,15 +48,6 @@ NEURON_METRICS = ["single_trial_correlation", "correlation_to_average", "fractio
 FIELD_COLUMNS = ["polarity", "diameter_um", "diameter_px", "latency_s", "biphasic_index", "truth_cosine"]
 
 
-class Figure(NamedTuple):
-    """An embedded image with its caption."""
-
-    name: str
-    title: str
-    caption: str
-    image: str
-
-
 class Headline(NamedTuple):
     """One number at the top of an experiment."""
 
@@ -72,22 +70,29 @@ class ExperimentContents:
     summary: Table
     neurons: Table
     figures: list[Figure]
+    analyses: list[AnalysisContents]
     configs: list[tuple[str, str]]
     files: Table
 
 
 def collect_experiment(
-    name: str, results_dir: Path, recordings: Sequence[Path], members: Sequence[Path], summary: pd.DataFrame
+    name: str,
+    results_dir: Path,
+    recordings: Sequence[Path],
+    members: Sequence[Path],
+    summary: pd.DataFrame,
+    analyses: Sequence[str] = (),
 ) -> ExperimentContents:
-    """Read the files of one experiment; `summary` is the table of all experiments' summaries."""
+    """Read the files of one experiment and of its in-silico analyses; `summary` is that of all experiments."""
     folder = results_dir / name
     sessions = [read_recording(path, load_frames=False, load_responses=False, check=False) for path in recordings]
     scores = read_scores(folder / "scores.csv")
     fields_path = folder / "receptive_fields.csv"
     fields = pd.read_csv(fields_path, dtype={"unit_id": str}) if fields_path.exists() else None
     own = summary[summary["experiment"] == name]
-    configs = _config_paths(folder, recordings)
+    configs = _config_paths(folder, recordings, analyses)
     produced = [folder / "scores.csv", *([fields_path] if fields is not None else [])]
+    produced += [folder / f"{analysis}.{suffix}" for analysis in analyses for suffix in ("csv", "h5")]
     predictions = [path.with_name("predictions.h5") for path in members]
     return ExperimentContents(
         name=name,
@@ -100,16 +105,24 @@ def collect_experiment(
         summary=summary_rows(own),
         neurons=_neuron_table(scores, fields),
         figures=_figures(folder / "figures"),
+        analyses=[collect_analysis(folder, analysis) for analysis in analyses] + _comparisons(folder),
         configs=[(title, path.read_text(encoding="utf-8")) for title, path in configs.items()],
         files=_file_table(results_dir, recordings, [*configs.values(), *members, *predictions, *produced]),
     )
 
 
-def _config_paths(folder: Path, recordings: Sequence[Path]) -> dict[str, Path]:
-    """Return the settings behind one experiment by title: of its dataset, then of every stage."""
+def _comparisons(folder: Path) -> list[AnalysisContents]:
+    """Return how the analyses compare between members and with a known truth, as far as that is known."""
+    found = (collect_consistency(folder), collect_truth(folder))
+    return [contents for contents in found if contents is not None]
+
+
+def _config_paths(folder: Path, recordings: Sequence[Path], analyses: Sequence[str]) -> dict[str, Path]:
+    """Return the settings behind one experiment by title: of its dataset, of every stage and in-silico analysis."""
     of_data = recordings[0].with_name("config.yaml")
     stages = {path.stem: path for path in sorted((folder / "config").glob("*.yaml"))}
-    return ({"data": of_data} if of_data.exists() else {}) | stages
+    insilico = {f"insilico: {name}": folder / "config" / "insilico" / f"{name}.yaml" for name in analyses}
+    return ({"data": of_data} if of_data.exists() else {}) | stages | insilico
 
 
 def _sentences(sessions: Sequence[Recording], members: Sequence[Path], configs: Mapping[str, Path]) -> list[str]:
@@ -257,11 +270,8 @@ def _neuron_table(scores: pd.DataFrame, fields: pd.DataFrame | None) -> Table:
 def _figures(folder: Path) -> list[Figure]:
     figures = []
     for name, title in FIGURES.items():
-        image = folder / f"{name}.png"
-        if image.exists():
-            encoded = base64.b64encode(image.read_bytes()).decode()
-            caption = image.with_suffix(".txt").read_text(encoding="utf-8").strip()
-            figures.append(Figure(name, title, caption, f"data:image/png;base64,{encoded}"))
+        if (folder / f"{name}.png").exists():
+            figures.append(embedded_figure(folder / name, title))
     return figures
 
 

@@ -41,6 +41,13 @@ def load_photograph(name: str, short_side_px: int) -> Float[np.ndarray, "height 
         raise ValueError(f"photograph {name!r} is not in the installed scikit-image, which has {sorted(files)}")
     image = io.imread(files[name])
     grey = color.rgb2gray(image[..., :3]) if image.ndim == 3 else image / 255.0
+    return scaled_photograph(grey, short_side_px)
+
+
+def scaled_photograph(
+    grey: Float[np.ndarray, "height width"], short_side_px: int
+) -> Float[np.ndarray, "small_height small_width"]:
+    """Return an image made smaller, with zero mean and unit deviation."""
     factor = short_side_px / min(grey.shape)
     small = transform.resize(grey, tuple(round(factor * size) for size in grey.shape), anti_aliasing=True)
     return (small - small.mean()) / small.std()

@@ -30,6 +30,7 @@ from coread.data_io.simulate.movies import (
     photograph_files,
     white_noise,
 )
+from coread.data_io.simulate.presentations import Presentation, lay_out
 from coread.recording import Recording, Stimulus
 
 STIMULUS_STREAM, CELL_STREAM, SPIKE_STREAM = range(3)  # independent random streams of one simulation seed
@@ -122,6 +123,15 @@ class RetinaParameters:
         bins = {name: (count, round(length * self.frame_rate_hz)) for name, (count, length) in seconds.items()}
         return {name: (count, length) for name, (count, length) in bins.items() if count * length > 0}
 
+    def layout(self) -> list[Presentation]:
+        """Return how the stimuli are shown; a repeat of a test stimulus is one trial."""
+        return [
+            Presentation(name, "test", count, length, self.presentations.repeats)
+            if name in TEST_STIMULI
+            else Presentation(name, "train", count, length, repeats=1)
+            for name, (count, length) in self.presentation_bins().items()
+        ]
+
 
 def list_sessions(config: Mapping[str, Any], data_dir: Path | None) -> list[str]:
     """Return the configured session names; nothing is read."""
@@ -165,7 +175,7 @@ def build_recording(
         parameters.frame_rate_hz,
         np.random.default_rng([parameters.seed, CELL_STREAM, number]),
     )
-    trials, trial, frame = _trial_table(parameters)
+    trials, trial, frame = lay_out(parameters.layout())
     rate = _rates(parameters, population, stimuli, trials, trial, frame)
     spikes = np.random.default_rng([parameters.seed, SPIKE_STREAM, number]).poisson(rate)
     return Recording(
@@ -203,39 +213,6 @@ def _frames(parameters: RetinaParameters, name: str, n_frames: int) -> np.ndarra
     return fixational_movie(
         photographs, movie.eye, n_frames, parameters.frame_rate_hz, parameters.frame_shape, movie.contrast, rng
     )
-
-
-def _trial_table(
-    parameters: RetinaParameters,
-) -> tuple[pd.DataFrame, Int32[np.ndarray, "bin"], Int32[np.ndarray, "bin"]]:
-    """Return trials in presentation order, and trial and frame of every bin.
-
-    Kinds of trial are spread evenly over the session, so that nothing is confounded with time.
-    """
-    rows = []
-    for name, (count, length) in parameters.presentation_bins().items():
-        is_test = name in TEST_STIMULI
-        n_trials = parameters.presentations.repeats if is_test else count
-        first = np.zeros(n_trials, int) if is_test else np.arange(count) * length
-        rows.append(
-            pd.DataFrame(
-                {
-                    "stimulus": name,
-                    "tier": "test" if is_test else "train",
-                    "repeat": np.arange(n_trials) if is_test else 0,
-                    "moment": (np.arange(n_trials) + 0.5) / n_trials,
-                    "first_frame": first,
-                    "n_bins": length,
-                }
-            )
-        )
-    table = pd.concat(rows).sort_values("moment", kind="stable").reset_index(drop=True)
-    lengths = table["n_bins"].to_numpy()
-    trial = np.repeat(np.arange(len(table)), lengths)
-    starts = np.cumsum(lengths) - lengths
-    frame = np.arange(len(trial)) - starts[trial] + table["first_frame"].to_numpy()[trial]
-    trials = table[["stimulus", "tier", "repeat"]].assign(time_order=np.arange(len(table)), withheld=False)
-    return trials, trial.astype(np.int32), frame.astype(np.int32)
 
 
 def _rates(

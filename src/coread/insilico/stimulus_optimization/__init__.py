@@ -1,0 +1,1 @@
+"""Stimuli that drive, suppress or tell apart model neurons."""
