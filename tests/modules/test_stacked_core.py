@@ -199,13 +199,24 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message:
         small(**settings)
 
 
-def test_recomputing_changes_neither_values_nor_gradients_nor_statistics() -> None:
-    x = torch.randn(3, 2, 12, 14)
+DEEP = {"depth_separable": True, "layers": 4, "stack": -1}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"stack": [0, 3]}, {"skip": 2}, {"bias": True, "batch_norm": False}, {"linear": True}, {"pad_input": True}],
+    ids=["last", "stacked", "skip", "bias", "linear", "padded"],
+)
+def test_recomputing_changes_neither_values_nor_gradients_nor_statistics(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coread.modules.core.stacked_core.FILTERED_AT_ONCE", 2 * 4 * 12 * 14)  # two images
+    x, planes = torch.randn(5, 1, 12, 14).double(), torch.randn(5, 1).double()  # what differs is not rounding
     results = []
     for recompute in (False, True):
         torch.manual_seed(1)
-        core = small(depth_separable=True, layers=4, recompute=recompute).train()
-        y = core(x)
+        core = small(**DEEP | {"recompute": recompute} | settings).double().train()
+        y = core(x, planes)
         y.square().sum().backward()
         gradients = {name: parameter.grad for name, parameter in core.named_parameters()}
         results.append((y.detach(), gradients, dict(core.named_buffers())))

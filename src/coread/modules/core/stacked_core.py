@@ -14,7 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from coread.modules.core.base_core import Core
 from coread.modules.layers.regularizers import GaussianLaplaceL2, LaplaceL2norm
+from coread.modules.recompute import in_parts
 
+FILTERED_AT_ONCE = 5 * 2**18  # values; what is in between stays in the processor's cache
 INPUT_REGULARIZERS = ("LaplaceL2norm", "GaussianLaplaceL2")
 
 
@@ -37,6 +39,15 @@ class DepthSeparableConv2d(nn.Module):
     def forward(self, x: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image out_channel h w"]:
         """Return the filtered maps."""
         return self.out_depth_conv(self.spatial_conv(self.in_depth_conv(x)))
+
+    def in_parts(self, x: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image out_channel h w"]:
+        """Return the filtered maps without keeping those between the filters for the gradient (`in_parts`)."""
+        names, weights = zip(*self.named_parameters(), strict=True)
+
+        def filtered(images: Tensor, *values: Tensor) -> Tensor:
+            return torch.func.functional_call(self, dict(zip(names, values, strict=True)), (images,))
+
+        return in_parts(filtered, max(1, FILTERED_AT_ONCE // max(1, x[0].numel())), (x,), *weights)
 
 
 class Stacked2dCore(Core):
@@ -69,8 +80,8 @@ class Stacked2dCore(Core):
         stack: layers whose maps are put out: a number n means `layers[n:]`, a list names them, None all.
         depth_separable: depth-separable convolutions in the hidden layers.
         linear: leave out all ELUs.
-        recompute: in training, compute depth-separable layers but the last a second time for the gradient instead of
-            keeping the maps between their parts. Changes no number.
+        recompute: in training, compute layers of a depth-separable core a second time for the gradient instead of
+            keeping the maps between their parts. Changes no number but by rounding.
 
     Raises ValueError for settings that do not fit each other.
 
@@ -116,7 +127,8 @@ class Stacked2dCore(Core):
             raise ValueError(f"gamma_input with laplace_padding 0 needs input_kern of at least 3, got {input_kern}")
         self.input_channels, self.pad_input, self.skip = input_channels, pad_input, skip
         self.gamma_input, self.gamma_hidden, self.use_avg_reg = gamma_input, gamma_hidden, use_avg_reg
-        self.stack, self.hidden_channels, self.recompute = _stacked_layers(stack, layers), channels, recompute
+        self.stack, self.hidden_channels = _stacked_layers(stack, layers), channels
+        self.recompute = recompute and depth_separable
         # the persistent filter of the penalty stands in published state dicts
         self._input_weights_regularizer = (
             LaplaceL2norm(padding=laplace_padding)
@@ -189,25 +201,44 @@ class Stacked2dCore(Core):
         if given != self.input_channels:
             raise ValueError(f"the core takes {self.input_channels} channels, images and planes have {given}")
         outputs: list[Tensor] = []
-        for i in range(len(self.features)):
-            seen = torch.cat(outputs[-min(self.skip, i) :], dim=1) if self.skip > 1 and i else x
-            x = self._run_layer(i, seen, planes)
-            outputs.append(x)
+        for layers in self._runs():
+            seen = torch.cat(outputs[-min(self.skip, layers[0]) :], dim=1) if self.skip > 1 and outputs else x
+            x = self._run(layers, seen, planes)
+            outputs += [x] * len(layers)
         return outputs[self.stack[0]] if len(self.stack) == 1 else torch.cat([outputs[i] for i in self.stack], dim=1)
 
-    def _run_layer(self, number: int, x: Tensor, planes: Tensor | None) -> Tensor:
-        layer: Any = self.features[number]
-        convolution, *others = layer.children()
-        if number == 0:
-            x = self._first_convolution(x, planes)
+    def _runs(self) -> list[list[int]]:
+        """Return runs of layers; where maps are made again for the gradient, only what a run ends with is kept."""
+        single = [[i] for i in range(len(self.features))]
+        alone = self.skip > 1 or 0 in self.stack or len(single) == 1
+        return single if alone or not self._recomputes() else [[0, 1], *single[2:]]
+
+    def _recomputes(self) -> bool:
+        return self.recompute and self.training and torch.is_grad_enabled()
+
+    def _run(self, layers: list[int], x: Tensor, planes: Tensor | None) -> Tensor:
+        if not self._recomputes():
+            return self._run_once(layers, x, planes)
+        run = partial(self._run_once, layers)
+        return checkpoint(
+            run, x, planes, use_reentrant=False, preserve_rng_state=False, context_fn=self._contexts_of_both_passes
+        )
+
+    def _run_once(self, layers: list[int], x: Tensor, planes: Tensor | None) -> Tensor:
+        for i in layers:
+            convolution, *others = self.features[i].children()
+            if i == 0:
+                x = self._first_convolution(x, planes)
+            elif isinstance(convolution, DepthSeparableConv2d) and self._recomputes():
+                x = convolution.in_parts(x)
+            else:
+                x = convolution(x)
             for module in others:
                 x = module(x)
-            return x
-        again = self.recompute and isinstance(convolution, DepthSeparableConv2d) and torch.is_grad_enabled()
-        if again and number < len(self.features) - 1:  # the gradient begins with the last layer, while all else is kept
-            contexts = partial(_contexts_of_both_passes, layer)
-            return checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-        return layer(x)
+        return x
+
+    def _contexts_of_both_passes(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _running_statistics_kept(self)
 
     def _first_convolution(self, x: Tensor, planes: Tensor | None) -> Tensor:
         """Return the maps of layer 0; without padding, a plane adds the same to all pixels and is not convolved."""
@@ -262,10 +293,6 @@ def _stacked_layers(stack: int | Sequence[int] | None, n_layers: int) -> list[in
     if not chosen or not all(-n_layers <= i < n_layers for i in chosen):
         raise ValueError(f"stack {stack} chooses none, or more than there are, of {n_layers} layers")
     return [numbers[i] for i in chosen]
-
-
-def _contexts_of_both_passes(layer: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _running_statistics_kept(layer)
 
 
 @contextmanager

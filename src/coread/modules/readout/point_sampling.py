@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from coread.modules.recompute import in_parts
 
 SEEN_AT_ONCE = {"cpu": 2**20, "other": 2**26}  # values (sample, channel, neuron), by type of device
 
@@ -39,11 +40,7 @@ def read_points(
     n_samples = max(1, at_once // max(1, weights.numel()))
     if n_samples >= len(maps):
         return _weighted(maps, points, weights, align_corners)
-    parts = zip(maps.split(n_samples), points.split(n_samples), strict=True)
-    if not torch.is_grad_enabled():
-        return torch.cat([_weighted(*part, weights, align_corners) for part in parts])
-    again = partial(checkpoint, _weighted, use_reentrant=False, preserve_rng_state=False)
-    return torch.cat([again(*part, weights, align_corners) for part in parts])
+    return in_parts(partial(_weighted, align_corners=align_corners), n_samples, (maps, points), weights)
 
 
 def _weighted(maps: Tensor, points: Tensor, weights: Tensor, align_corners: bool) -> Tensor:
