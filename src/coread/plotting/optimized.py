@@ -76,27 +76,66 @@ def draw_responses(results: Mapping[str, ExperimentResult], kind: str, certain_c
     return Drawing(figure, caption)
 
 
-def draw_cluster_stimuli(results: Mapping[str, ExperimentResult]) -> Drawing:
-    """Draw the most discriminative stimulus of every cluster of every session, at most MAX_PANELS."""
+def draw_cluster_stimuli(results: Mapping[str, ExperimentResult], kind: str, meaning: str) -> Drawing:
+    """Draw the stimulus of every cluster of every session, at most MAX_PANELS; the words are for the caption."""
+    figure, counted = _gallery_along(results, "cluster")
+    return Drawing(figure, f"{kind} of {counted} clusters: {meaning}. {HOW_TO_READ}")
+
+
+def draw_unit_stimuli(results: Mapping[str, ExperimentResult], layer: str) -> Drawing:
+    """Draw the stimulus of every inner unit of every session, at most MAX_PANELS."""
+    figure, counted = _gallery_along(results, "inner_unit")
+    caption = (
+        f"Stimuli that raise the output of a channel of {layer!r} at the central pixel most, {counted} channels "
+        f"(member:channel; channels of different members are unrelated). {HOW_TO_READ}"
+    )
+    return Drawing(figure, caption)
+
+
+HOW_TO_READ = (
+    "Spatial part of the strongest channel (red: same sign as the centre; scaled to its peak) and time course of the "
+    "contrast (one line per channel, scaled to the largest; the last frame right). Dots: filled where the starts agree "
+    f"(mean cosine of at least {AGREEING:g}), open elsewhere."
+)
+
+
+def _gallery_along(results: Mapping[str, ExperimentResult], axis: str) -> tuple[Figure, str]:
+    """Return the stimuli along an axis of every session, and how many of how many are drawn."""
     panels = []
     for session, result in results.items():
-        names = result.axes["cluster"].data
-        for row, name in enumerate(names):
+        for row, name in enumerate(result.axes[axis].data):
             title = str(name) if len(results) == 1 else f"{session}: {name}"
             agreement = result.arrays["start_cosine"].data[row]
-            panels.append(_cluster_panel(result, row, title, bool(agreement >= AGREEING)))
+            panels.append(_row_panel(result, row, title, bool(agreement >= AGREEING)))
     shown = panels[:MAX_PANELS]
-    selection = "all" if len(shown) == len(panels) else f"the first {len(shown)} of"
+    counted = f"all {len(panels)}" if len(shown) == len(panels) else f"the first {len(shown)} of {len(panels)}"
+    return _gallery(shown), counted
+
+
+def draw_unit_responses(results: Mapping[str, ExperimentResult], layer: str) -> Drawing:
+    """Draw the response of every neuron to the stimulus of every inner unit, at most three sessions."""
+    shown = dict(list(results.items())[:3])
+    n_neurons = sum(len(result.table) for result in shown.values())
+    more = "" if len(shown) == len(results) else f" ({len(shown)} of {len(results)} sessions)"
+    with paper_style():
+        figure = Figure(figsize=(FULL_WIDTH_IN, 2.4), layout="constrained")
+        for axes, (session, result) in zip(
+            figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
+        ):
+            response = result.arrays["response"]
+            largest = np.abs(response.data).max(axis=1, keepdims=True)
+            relative = np.divide(response.data, largest, out=np.zeros_like(response.data), where=largest > 0)
+            image = axes.imshow(relative, cmap="viridis", interpolation="nearest", aspect="auto")
+            axes.set(xlabel="stimulus of inner unit", ylabel="neuron", title=session)
+            figure.colorbar(image, ax=axes, shrink=0.8).set_label("response (largest: 1)")
     caption = (
-        f"Most discriminative stimuli of {selection} {len(panels)} clusters: the cluster responds, the others do not. "
-        "Spatial part of the strongest channel (red: same sign as the centre; scaled to its peak) and time course of "
-        "the contrast (one line per channel, scaled to the largest; the last frame right). Dots: filled where the "
-        f"starts agree (mean cosine of at least {AGREEING:g}), open elsewhere."
+        f"Responses of {n_neurons} model neurons{more}, averaged over members, to the stimuli of the channels of "
+        f"{layer!r}, in units of each neuron's largest."
     )
-    return Drawing(_gallery(shown), caption)
+    return Drawing(figure, caption)
 
 
-def draw_discrimination(results: Mapping[str, ExperimentResult]) -> Drawing:
+def draw_discrimination(results: Mapping[str, ExperimentResult], kind: str) -> Drawing:
     """Draw the clusters' responses to each other's stimuli in every session, and the selectivity of the neurons."""
     shown = dict(list(results.items())[:3])
     table = pd.concat([result.table for result in results.values()], ignore_index=True)
@@ -115,7 +154,7 @@ def draw_discrimination(results: Mapping[str, ExperimentResult]) -> Drawing:
     selectivity = table["selectivity"].dropna()
     more = "" if len(shown) == len(results) else f" ({len(shown)} of {len(results)} sessions)"
     caption = (
-        f"Mean response of every cluster (columns) to the most discriminative stimulus of every cluster (rows){more}, "
+        f"Mean response of every cluster (columns) to the {kind} stimulus of every cluster (rows){more}, "
         "in units of the scale of responses in training. Right: response of each neuron to its own cluster's stimulus "
         f"against the largest to another cluster's, {len(selectivity)} neurons; lines: median and quartiles; median "
         f"{selectivity.median():.2f}."
@@ -161,7 +200,7 @@ def _panel(result: ExperimentResult, row: int) -> _Panel:
     )
 
 
-def _cluster_panel(result: ExperimentResult, row: int, title: str, is_certain: bool) -> _Panel:
+def _row_panel(result: ExperimentResult, row: int, title: str, is_certain: bool) -> _Panel:
     course = result.arrays["temporal"].data[row]
     channel = int(np.square(course).sum(axis=1).argmax())
     image = result.arrays["spatial"].data[row, channel]

@@ -13,11 +13,11 @@ from coread.insilico.population import Population
 from coread.insilico.running import load_experiment
 from coread.insilico.stimulus_optimization.most_discriminative import MostDiscriminativeStimulus
 from coread.plotting.style import save_drawing
-from tests.insilico.stimulus_optimization.small_models import SESSION, known_model
+from tests.insilico.stimulus_optimization.small_models import SESSION, gaussian_filters, known_model
 
 
-def experiment(**changed: Any) -> MostDiscriminativeStimulus:
-    settings = yaml.safe_load((config_directory() / "insilico" / "most_discriminative.yaml").read_text())
+def experiment(name: str = "most_discriminative", **changed: Any) -> MostDiscriminativeStimulus:
+    settings = yaml.safe_load((config_directory() / "insilico" / f"{name}.yaml").read_text())
     loaded = load_experiment(settings | changed)
     assert isinstance(loaded, MostDiscriminativeStimulus)
     return loaded
@@ -71,6 +71,28 @@ def test_members_show_as_spread(tmp_path: Path) -> None:
     for name, drawing in drawings.items():
         for path in save_drawing(drawing, tmp_path / name):
             assert path.stat().st_size > 2000
+
+
+def test_the_stimulus_of_a_group_is_the_sum_of_its_filters(tmp_path: Path) -> None:
+    """Neurons 0 and 2 are linear with filters at other places: their mean response is largest where both are shown."""
+    population = Population([known_model()], SESSION)
+    whole = {"window_s": 0.0, "postprocessors": []}
+    groups = experiment("most_exciting_groups", labels={SESSION: ["pair", "", "pair"]}, **whole)
+    result = groups.run(population, np.arange(3))
+    assert list(result.axes["cluster"].data) == ["pair"]
+    filters = gaussian_filters()[:, ::-1].swapaxes(1, 2)
+    found, stimulus = filters[0] + filters[2], result.arrays["stimulus"].data[0]
+    cosine = (found * stimulus).sum() / (np.linalg.norm(found) * np.linalg.norm(stimulus))
+    assert cosine > 0.9
+    assert (result.table["response_own"].to_numpy()[[0, 2]] > 0).all()
+    assert result.table[["response_other", "selectivity"]].isna().all(axis=None)
+    np.testing.assert_allclose(result.arrays["value"].data, result.arrays["cluster_response"].data[0], rtol=1e-5)
+    drawings = groups.draw({SESSION: result})
+    assert list(drawings) == ["group_stimuli", "group_responses"]
+    for name, drawing in drawings.items():
+        assert all(path.stat().st_size > 2000 for path in save_drawing(drawing, tmp_path / name))
+    with pytest.raises(ValueError, match="need a cluster of at least 1"):
+        experiment("most_exciting_groups", labels={SESSION: ["", "", ""]}).run(population, np.arange(3))
 
 
 def test_wrong_labels_are_named() -> None:

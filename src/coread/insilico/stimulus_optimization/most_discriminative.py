@@ -1,4 +1,4 @@
-"""The experiment: stimuli to which one cluster of neurons responds and the others do not."""
+"""The experiments: stimuli to which a cluster of neurons responds most, alone or unlike the others."""
 
 from collections.abc import Mapping, Sequence
 
@@ -37,7 +37,8 @@ class MostDiscriminativeStimulus:
         labels: column of the recording's table of neurons that names the clusters, or labels by session, one per neuron
             of the session. Neurons labelled "", nan or -1 belong to no cluster.
         min_neurons: neurons that a cluster needs.
-        temperature: of the contrast, in units of the scale of each neuron's response in training.
+        temperature: of the contrast, in units of the scale of each neuron's response in training; None for stimuli to
+            which a cluster responds most, whatever the others do.
         window_s: bins over which the response is averaged, in seconds; 0 for a single bin.
         rms_sd: root mean square of a stimulus over whole frames, in standard deviations of the training stimulus.
         contrast_limit: largest absolute contrast.
@@ -56,7 +57,7 @@ class MostDiscriminativeStimulus:
         self,
         labels: str | Mapping[str, Sequence[object]],
         min_neurons: int,
-        temperature: float,
+        temperature: float | None,
         window_s: float,
         rms_sd: float,
         contrast_limit: float,
@@ -69,7 +70,7 @@ class MostDiscriminativeStimulus:
         postprocessors: Sequence[StimulusPostprocessor],
         gradient_processors: Sequence[StimulusPostprocessor],
     ):
-        if n_starts < 1 or rms_sd <= 0 or contrast_limit <= 0 or temperature <= 0:
+        if n_starts < 1 or rms_sd <= 0 or contrast_limit <= 0 or (temperature is not None and temperature <= 0):
             raise ValueError(
                 "need a start, and rms_sd, contrast_limit and temperature above 0: "
                 f"{n_starts=}, {rms_sd=}, {contrast_limit=}, {temperature=}"
@@ -82,15 +83,22 @@ class MostDiscriminativeStimulus:
     def clusters(self, population: Population) -> dict[str, Int[np.ndarray, "neuron"]]:
         """Return the neurons of every cluster, in sorted order of the clusters' names.
 
-        Raises ValueError for a session without labels or with less than two clusters that are large enough.
+        Raises ValueError for a session without labels or with less clusters that are large enough than a contrast (two)
+        or a response (one) needs.
         """
         labels = self._labels(population)
         names = sorted(set(labels) - set(UNLABELLED))
         clusters = {name: np.flatnonzero(labels == name) for name in names}
         large = {name: neurons for name, neurons in clusters.items() if len(neurons) >= self.min_neurons}
-        if len(large) < 2:
+        needed = 1 if self.temperature is None else 2
+        if len(large) < needed:
+            kind = (
+                "most exciting stimuli need a cluster"
+                if needed == 1
+                else "most discriminative stimuli need two clusters"
+            )
             raise ValueError(
-                f"session {population.session!r}: most discriminative stimuli need two clusters of at least "
+                f"session {population.session!r}: {kind} of at least "
                 f"{self.min_neurons} neurons, found { {name: len(neurons) for name, neurons in clusters.items()} }"
             )
         return large
@@ -142,7 +150,7 @@ class MostDiscriminativeStimulus:
             "stimulus": Quantity(stimulus, ("cluster", "channel", "time", *space), "contrast"),
             "spatial": Quantity(parts.spatial, ("cluster", "channel", *space)),
             "temporal": Quantity(parts.temporal[..., ::-1].copy(), ("cluster", "channel", "time"), "contrast"),
-            "contrast": Quantity(found.value.cpu().numpy(), ("cluster",)),
+            "contrast" if self.temperature else "value": Quantity(found.value.cpu().numpy(), ("cluster",)),
             "start_cosine": Quantity(found.start_cosine.cpu().numpy(), ("cluster",)),
             "n_iterations": Quantity(found.n_iterations.cpu().numpy(), ("cluster",)),
             "cluster_response": Quantity(confusion.mean(axis=0), ("cluster", "responding_cluster"), "response scale"),
@@ -174,7 +182,8 @@ class MostDiscriminativeStimulus:
         names = np.array([*clusters, ""])
         mine = np.arange(len(clusters))[:, None] == number
         own = np.where(mine, responded, 0.0).sum(axis=1)
-        other = np.where(mine, -np.inf, responded).max(axis=1)
+        other = np.where(mine, -np.inf, responded).max(axis=1)  # of a single cluster: -inf
+        other[~np.isfinite(other)] = np.nan
         own[:, number < 0] = other[:, number < 0] = np.nan
         positive_own, positive_other = np.maximum(own, 0.0), np.maximum(other, 0.0)
         total = positive_own + positive_other
@@ -187,7 +196,13 @@ class MostDiscriminativeStimulus:
 
     def draw(self, results: Mapping[str, ExperimentResult]) -> Mapping[str, Drawing]:
         """Return the clusters' stimuli, and how clusters respond to them."""
+        if self.temperature is None:
+            return {
+                "group_stimuli": draw_cluster_stimuli(results, "Most exciting stimuli", "its mean response is largest"),
+                "group_responses": draw_discrimination(results, "most exciting"),
+            }
+        meaning = "the cluster responds, the others do not"
         return {
-            "most_discriminative_stimuli": draw_cluster_stimuli(results),
-            "discrimination": draw_discrimination(results),
+            "most_discriminative_stimuli": draw_cluster_stimuli(results, "Most discriminative stimuli", meaning),
+            "discrimination": draw_discrimination(results, "most discriminative"),
         }

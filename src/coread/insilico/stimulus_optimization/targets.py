@@ -1,7 +1,7 @@
 """Objectives of batches in which every item has a target of its own: a neuron, a group, a cluster, an inner unit."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -35,7 +35,7 @@ class ClusterContrast:
     """How much more every item's cluster responds than the others (Burg et al. 2024, ICLR), of whole stimuli.
 
     A cluster's response is the mean over members, bins of the window and neurons, of responses in units of the scale of
-    each neuron in training.
+    each neuron in training. Without a temperature the value is the response of the item's own cluster alone.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ClusterContrast:
         responses: LocalPopulation,
         clusters: Sequence[Sequence[int]],
         own: Int[Tensor, " item"],
-        temperature: float,
+        temperature: float | None,
     ):
         if not all(len(neurons) for neurons in clusters):
             raise ValueError("every cluster needs a neuron")
@@ -67,9 +67,11 @@ class ClusterContrast:
         return torch.stack(parts)
 
     def __call__(self, stimuli: Float[Tensor, "item channel time height width"]) -> Float[Tensor, "item"]:
-        """Return the contrast of every item."""
+        """Return the contrast of every item, or the response of its cluster."""
         scores = self.of_clusters(stimuli).mean(dim=0)
         on = scores.gather(1, self._own[:, None])[:, 0]
+        if self._temperature is None:
+            return on
         return ContrastiveNeuronObjective.contrastive_objective(on, scores.T, self._temperature)
 
     def select(self, kept: Int[Tensor, " kept"]) -> "ClusterContrast":
@@ -82,7 +84,8 @@ class ClusterContrast:
 class InnerUnit:
     """Output of every item's channel of an inner layer at one pixel, averaged over its last `n_bins` bins.
 
-    Layers have the names of `InnerNeuronVisualizationObjective`; stimuli are in the model's normalisation.
+    Layers have the names of `InnerNeuronVisualizationObjective`. `shown` makes of stimuli what the model takes, by
+    default they are in its normalisation already.
     """
 
     def __init__(
@@ -93,7 +96,9 @@ class InnerUnit:
         n_bins: int,
         session: str | None = None,
         position_px: tuple[int, int] | None = None,
+        shown: Callable[[Tensor], Tensor] | None = None,
     ):
+        self._shown = shown
         self._objective = InnerNeuronVisualizationObjective(model, session, response_reducer=None)  # type: ignore[arg-type]
         if layer not in self._objective.features_dict:
             raise ValueError(f"layer {layer!r} is none of {list(self._objective.features_dict)}")
@@ -101,10 +106,20 @@ class InnerUnit:
 
     def __call__(self, stimuli: Float[Tensor, "item channel time height width"]) -> Float[Tensor, "item"]:
         """Return the output of every item's unit."""
+        stimuli = stimuli if self._shown is None else self._shown(stimuli)
         output = self._objective.layer_output(self._layer, stimuli)
         traces = unit_traces(output, len(stimuli), self._layer, self._position_px)
         own = traces[torch.arange(len(stimuli), device=traces.device), self._channels]
         return own[:, -self._n_bins :].mean(dim=1)
+
+    @classmethod
+    def count(
+        cls, model: BaseCoreReadout, layer: str, stimulus: Float[Tensor, "1 channel time height width"], session: str
+    ) -> int:
+        """Return the number of channels of a layer; raises ValueError for a layer that has none or is not there."""
+        objective = cls(model, layer, torch.zeros(1, dtype=torch.long), 1, session)._objective
+        with torch.no_grad():
+            return unit_traces(objective.layer_output(layer, stimulus), 1, layer).shape[1]
 
     def select(self, kept: Int[Tensor, " kept"]) -> "InnerUnit":
         """Return the objective of some items."""
