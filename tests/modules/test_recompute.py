@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from coread.modules.recompute import in_parts
+from coread.modules.recompute import elu_of_recomputed, in_parts
 
 
 def mixed(x: Tensor, shift: Tensor, weight: Tensor, unused: Tensor) -> Tensor:
@@ -70,3 +71,22 @@ def test_a_second_derivative_is_refused() -> None:
     (slope,) = torch.autograd.grad(in_parts(mixed, 2, (x, shift), weight, unused).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
+
+
+def test_elu_and_its_gradient() -> None:
+    x = torch.linspace(-3, 3, 13, dtype=torch.float64, requires_grad=True)
+    y = torch.linspace(-3, 3, 13, dtype=torch.float64, requires_grad=True)
+    weight = torch.arange(13.0, dtype=torch.float64)
+    found, expected = elu_of_recomputed(x * 1), F.elu(y)
+    torch.testing.assert_close(found, expected)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_a_result_that_is_still_needed_is_not_overwritten_silently() -> None:
+    result = elu_of_recomputed(torch.ones(3, requires_grad=True) * 1)
+    square = result.square().sum()
+    result.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        square.backward()

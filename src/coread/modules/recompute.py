@@ -1,9 +1,10 @@
-"""Computing again for the gradient what would take too much memory to keep, a part of a batch at a time."""
+"""Gradients in little memory: what is made on the way is computed again, in parts, and overwritten."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -18,6 +19,32 @@ def in_parts(function: Callable[..., Tensor], n_at_once: int, split: tuple[Tenso
     """
     result: Tensor = _InParts.apply(function, n_at_once, len(split), *split, *shared)
     return result
+
+
+def elu_of_recomputed(x: Tensor) -> Tensor:
+    """Return the ELU of `x` in its place; its gradient is written in the place of the result in turn.
+
+    For the inside of `torch.utils.checkpoint`, where nobody sees the result that is made again: what still needed it
+    would raise RuntimeError, as PyTorch counts the versions of what it keeps.
+    """
+    result: Tensor = _OverwrittenElu.apply(x)
+    return result
+
+
+class _OverwrittenElu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        result = F.elu_(x)
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (result,) = ctx.saved_tensors
+        slope: Tensor = result.clamp_(max=0.0).add_(1.0)
+        return slope.mul_(gradient)
 
 
 class _InParts(torch.autograd.Function):

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from coread.modules.core.base_core import Core
 from coread.modules.layers.regularizers import GaussianLaplaceL2, LaplaceL2norm
-from coread.modules.recompute import in_parts
+from coread.modules.recompute import elu_of_recomputed, in_parts
 
 FILTERED_AT_ONCE = 5 * 2**18  # values; what is in between stays in the processor's cache
 INPUT_REGULARIZERS = ("LaplaceL2norm", "GaussianLaplaceL2")
@@ -234,7 +234,8 @@ class Stacked2dCore(Core):
             else:
                 x = convolution(x)
             for module in others:
-                x = module(x)
+                overwrites = isinstance(module, nn.ELU) and self._recomputes()
+                x = elu_of_recomputed(x) if overwrites else module(x)
         return x
 
     def _contexts_of_both_passes(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
