@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from coread.insilico.experiment import ExperimentResult
-from coread.plotting.style import COLORS, FULL_WIDTH_IN, Drawing, paper_style
+from coread.plotting.style import COLORS, FULL_WIDTH_IN, GREY, Drawing, paper_style
 from coread.plotting.tuning import TITLE_PT, choose_neurons
 
 N_COLUMNS, N_BINS = 3, 20
@@ -107,8 +107,8 @@ def draw_image_gallery(
                 extent=extent,
             )
             neuron = result.table.iloc[one.row]
-            mark = "" if bool(neuron.get("reliable", True)) else "  (uncertain)"
-            axes.set_title(f"{neuron.get('unit_id', neuron['neuron'])}{mark}", fontsize=TITLE_PT, pad=2)
+            color = "black" if bool(neuron.get("reliable", True)) else GREY
+            axes.set_title(f"{neuron.get('unit_id', neuron['neuron'])}", fontsize=TITLE_PT, pad=2, color=color)
             _set_ticks(axes, extent)
         for axes in grid[len(chosen) :]:
             axes.axis("off")
@@ -120,7 +120,10 @@ def draw_image_gallery(
             figure.supxlabel(labels[0], fontsize=7)
             figure.supylabel(labels[1], fontsize=7)
     n_neurons = sum(len(result.table) for result in results.values())
-    caption = f"{what}, of {len(chosen)} evenly chosen of {n_neurons} model neurons; red: positive, blue: negative."
+    caption = (
+        f"{what}, of {len(chosen)} evenly chosen of {n_neurons} model neurons; red: positive, blue: negative. Grey "
+        "names: uncertain neurons, of which members of the ensemble disagree."
+    )
     return Drawing(figure, caption)
 
 
