@@ -27,7 +27,7 @@ def draw_truth_comparison(table: pd.DataFrame) -> Drawing:
         for row, quantity in enumerate(quantities):
             _draw_row(axes, len(quantities) - 1 - row, table[table["quantity"] == quantity], types)
         axes.set_yticks(range(len(quantities)), [_label(table, name) for name in reversed(quantities)])
-        axes.set(xlim=(-0.05, LARGEST + 0.9), ylim=(-0.6, len(quantities) - 0.4), xlabel="error / tolerance")
+        axes.set(xlim=(-0.05, LARGEST + 0.15), ylim=(-0.6, len(quantities) - 0.4), xlabel="error / tolerance")
         axes.set_xticks([0, 1, 2, LARGEST], ["0", "1", "2", f"{LARGEST:g} or more"])
         for index, name in enumerate(types):
             color = COLORS[index % len(COLORS)]
@@ -68,7 +68,8 @@ def _draw_row(axes: Axes, height: int, rows: pd.DataFrame, types: list[str]) -> 
     names = rows["unit_id"].astype(str).to_numpy()[~passed]
     if len(names):
         text = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        axes.text(LARGEST + 0.9, height, text.replace("_", " "), fontsize=5.5, ha="right", va="center")
+        right = axes.get_yaxis_transform()
+        axes.text(1.01, height, text.replace("_", " "), fontsize=5.5, ha="left", va="center", transform=right)
 
 
 def _label(table: pd.DataFrame, quantity: str) -> str:
