@@ -32,7 +32,10 @@ def draw_local_linearity(results: Mapping[str, ExperimentResult], sufficient_r2:
         left.set_xticks(contrast, [f"{value:g}" for value in contrast], minor=False)
         left.set_xticks([], minor=True)
         right.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=30, ha="right")
-        right.set(ylabel="linear up to an RMS contrast of", yticks=[0.0, *contrast])
+        right.set_yscale("symlog", linthresh=float(contrast[0]))  # 0: nowhere
+        right.set(ylabel="linear up to an RMS contrast of", ylim=(-0.3 * contrast[0], 1.5 * contrast[-1]))
+        right.set_yticks([0.0, *contrast], [f"{value:g}" for value in (0.0, *contrast)])
+        right.set_yticks([], minor=True)
     caption = (
         f"How far around natural images the gradient predicts the responses of {len(table)} model neurons. Left: share "
         "of the power of actual changes that the gradient predicts (1: a linear neuron; shown down to -0.5), against "

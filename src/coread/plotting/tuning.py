@@ -165,7 +165,8 @@ def draw_trace_gallery(
         for axes, one in zip(panels, chosen, strict=True):
             _draw_trace(axes, results[one.session], one.row, name, axis, names, stimulus)
         if names:
-            panels[0].legend(loc="upper right", ncols=len(names), fontsize=TICK_PT, handlelength=1.2)
+            handles = panels[0].get_legend_handles_labels()
+            figure.legend(*handles, loc="outside upper right", ncols=len(names), fontsize=TICK_PT, handlelength=1.2)
         figure.supxlabel(labels[0], fontsize=7)
         figure.supylabel(labels[1], fontsize=7)
     shown = " Grey, above: contrast of the screen." if stimulus else ""
