@@ -59,7 +59,7 @@ def check_receptive_fields(clone: Path) -> None:
     A pixel is a check of the stimulus. The averages go through the same decomposition and fit.
     """
     fields = pd.read_csv(clone / "results" / "liu_2017" / "receptive_fields.csv")
-    recordings = read_recordings(sorted((clone / "results" / "data" / "liu_2017").glob("*.h5")))
+    recordings = read_recordings(sorted((clone / "results" / "data" / "liu_2017").glob("retina*.h5")))
     distance, same = [], []
     for recording in recordings:
         own = fields[fields["session"] == recording.session].sort_values("neuron")
