@@ -1,6 +1,7 @@
 """`coread visualize`: one drawing of every layer, session and neuron, from a saved member."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,17 @@ def test_an_experiment_runs_on_a_checkpoint_alone(tmp_path: Path, capsys: pytest
     result = read_results(out / "my_flashes.h5")["b"]
     assert result.arrays["response"].data.shape[:3] == (2, 2, 2), "(neuron, member, period)"
     assert f"wrote 8 files to {out}" in capsys.readouterr().out
+
+
+def test_a_missing_package_for_movies_is_named_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    (tmp_path / "my_flashes.yaml").write_text(FLASHES)
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--experiments", str(tmp_path / "my_flashes.yaml"), "--movies", "mp4")
+    assert "pip install 'coread[movies]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_and_experiments_may_be_asked_for_together(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coread.extras import import_extra
 from coread.failure import reported_errors
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ def main(argv: list[str]) -> None:
     arguments = _parser().parse_args(argv)
     with reported_errors(in_terminal=True):
         experiments = {name: _settings(name) for name in arguments.experiments if name not in OWN}
+        if "mp4" in arguments.movies:  # before hours of computing, not after
+            import_extra("imageio_ffmpeg", "movies", "an MP4 file")
         models = _load_models(arguments.model_path, arguments.device, arguments.rate_hz, arguments.pixel_um)
         written: list[Path] = []
         if WEIGHTS in arguments.experiments:
