@@ -4,7 +4,9 @@ import contextlib
 import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from coread.training import train
 log = logging.getLogger(__name__)
 
 SETTINGS = "settings.yaml"
+ENDING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)  # a time limit, a pre-emption, an end
 
 
 def run_trial(
@@ -50,8 +53,9 @@ def run_trial(
         data = read_recordings(recordings, memory_budget_bytes=memory_budget_bytes)
         with member_lock(work):  # after a network split the job of an earlier life may still be running
             value, epochs = _train_members(trial, trial_settings(settings, values), settings["search"], data, work)
-        trial.set_user_attr(EPOCHS, epochs)
-        study.tell(trial, value)
+        with signals_wait():
+            trial.set_user_attr(EPOCHS, epochs)
+            study.tell(trial, value)
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
     except ValueError as error:
@@ -92,6 +96,27 @@ def _train_members(
     return value, epochs
 
 
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let signals wait while the study is written.
+
+    submitit ends the process from a handler; in the middle of the study's lock that becomes an error of the lock, and
+    the job fails instead of being queued again.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone runs handlers
+        yield
+        return
+    arrived: list[int] = []
+    before = {number: signal.signal(number, lambda number, _frame: arrived.append(number)) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in arrived:
+            signal.raise_signal(late)
+
+
 class ReportEpochs(Callback):
     """Tell the study every epoch's validation correlation and end a trial that the pruner gives up."""
 
@@ -103,6 +128,7 @@ class ReportEpochs(Callback):
         """Report once per epoch, also where a resumed trial repeats one; raises TrialPruned."""
         epoch = trainer.current_epoch
         if epoch not in self.reported:
-            self.trial.report(float(trainer.callback_metrics["val_correlation"]), epoch)
+            with signals_wait():
+                self.trial.report(float(trainer.callback_metrics["val_correlation"]), epoch)
         if self.trial.should_prune():
             raise optuna.TrialPruned(f"below the median of other trials in epoch {epoch + 1}")
