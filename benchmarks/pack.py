@@ -1,9 +1,9 @@
 """Packing of one SENSORIUM session of real size, from the archive as it is published to a recording.
 
-    python benchmarks/pack.py [--trials 6000] [--neurons 8000] [--folders]
+    python benchmarks/pack.py [--trials 6000] [--neurons 8000]
 
-The session is fabricated in the published layout: 24,000 small arrays, images of 144 x 256 pixels, in a zip file or a
-folder. The two scripts of the workflow that read it are timed, imports, hashes of the raw files and writing included.
+The session is fabricated in the published layout: 24,000 small arrays, images of 144 x 256 pixels, in a zip file.
+The two scripts of the workflow that read it are timed, imports, hashes of the raw files and writing included.
 """
 
 import argparse
@@ -30,13 +30,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=6000)
     parser.add_argument("--neurons", type=int, default=8000)
-    parser.add_argument("--folders", action="store_true", help="a folder of files instead of an archive")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         # in a process of its own: what a parent needed at most counts as memory of the commands that it starts
         fabrication = get_context("spawn").Process(
-            target=fabricate, args=(arguments.trials, arguments.neurons, folder / "raw", not arguments.folders)
+            target=fabricate, args=(arguments.trials, arguments.neurons, folder / "raw")
         )
         fabrication.start()
         fabrication.join()
@@ -56,7 +55,7 @@ def main() -> None:
         print(f"recording: {size_gb(folder / 'session.h5'):.2f} GB")
 
 
-def fabricate(n_trials: int, n_neurons: int, folder: Path, zipped: bool) -> None:
+def fabricate(n_trials: int, n_neurons: int, folder: Path) -> None:
     """Write a session of noise with the tiers of the published ones; test images are shown several times."""
     rng = np.random.default_rng(0)
     tiers = np.full(n_trials, "train", "<U10")
@@ -76,7 +75,7 @@ def fabricate(n_trials: int, n_neurons: int, folder: Path, zipped: bool) -> None
         behaviour=rng.standard_normal((n_trials, 3)),
         pupil_center=rng.standard_normal((n_trials, 2)),
     )
-    write_session(session, folder, zipped=zipped)
+    write_session(session, folder, zipped=True)
 
 
 def timed(command: list[str], folder: Path) -> tuple[float, float]:
@@ -91,9 +90,8 @@ def timed(command: list[str], folder: Path) -> tuple[float, float]:
 
 
 def size_gb(path: Path) -> float:
-    """Return the size of a file or of all files of a folder."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files) / 1e9
+    """Return the size of a file."""
+    return path.stat().st_size / 1e9
 
 
 if __name__ == "__main__":

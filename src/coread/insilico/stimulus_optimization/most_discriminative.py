@@ -150,7 +150,7 @@ class MostDiscriminativeStimulus:
             "stimulus": Quantity(stimulus, ("cluster", "channel", "time", *space), "contrast"),
             "spatial": Quantity(parts.spatial, ("cluster", "channel", *space)),
             "temporal": Quantity(parts.temporal[..., ::-1].copy(), ("cluster", "channel", "time"), "contrast"),
-            "contrast" if self.temperature else "value": Quantity(found.value.cpu().numpy(), ("cluster",)),
+            "value" if self.temperature is None else "contrast": Quantity(found.value.cpu().numpy(), ("cluster",)),
             "start_cosine": Quantity(found.start_cosine.cpu().numpy(), ("cluster",)),
             "n_iterations": Quantity(found.n_iterations.cpu().numpy(), ("cluster",)),
             "cluster_response": Quantity(confusion.mean(axis=0), ("cluster", "responding_cluster"), "response scale"),
