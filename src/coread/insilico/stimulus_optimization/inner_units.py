@@ -14,13 +14,9 @@ from coread.insilico.population import Population
 from coread.insilico.stimulus_optimization import optima
 from coread.insilico.stimulus_optimization.optimization_stopper import OptimizationStopper
 from coread.insilico.stimulus_optimization.optimizer import OptimizerInit, Rules
-from coread.insilico.stimulus_optimization.population_optimizer import (
-    Optima,
-    noise_starts,
-    optimize_targets,
-    within_budget,
-)
+from coread.insilico.stimulus_optimization.population_optimizer import Optima, optimize_targets
 from coread.insilico.stimulus_optimization.regularizer import StimulusPostprocessor, StimulusRegularizationLoss
+from coread.insilico.stimulus_optimization.stimulus_search import StimulusSearch
 from coread.insilico.stimulus_optimization.targets import InnerUnit
 from coread.plotting.optimized import draw_unit_responses, draw_unit_stimuli
 from coread.plotting.style import Drawing
@@ -64,14 +60,9 @@ class InnerUnitStimulus:
         postprocessors: Sequence[StimulusPostprocessor],
         gradient_processors: Sequence[StimulusPostprocessor],
     ):
-        if n_starts < 1 or rms_sd <= 0 or contrast_limit <= 0:
-            raise ValueError(
-                f"need a start, rms_sd and contrast_limit above 0: {n_starts=}, {rms_sd=}, {contrast_limit=}"
-            )
-        self.layer, self.window_s = layer, window_s
-        self.rms_sd, self.contrast_limit = rms_sd, contrast_limit
-        self.n_starts, self.seed, self.smoothing_px = n_starts, seed, smoothing_px
-        self.rules = Rules(optimizer, stopper, list(regularizers), list(postprocessors), list(gradient_processors))
+        self.layer, self.smoothing_px = layer, smoothing_px
+        rules = Rules(optimizer, stopper, list(regularizers), list(postprocessors), list(gradient_processors))
+        self.search = StimulusSearch(rules, window_s, rms_sd, contrast_limit, n_starts, seed)
 
     def run(self, population: Population, neurons: Int[np.ndarray, "neuron"]) -> ExperimentResult:
         """Return the stimuli of all units of all members, and what they do to some neurons."""
@@ -99,18 +90,14 @@ class InnerUnitStimulus:
 
     def optimize(self, population: Population) -> Optima:
         """Return the optima of the units of a population of one member; raises ValueError for no such layer."""
-        n_bins = optima.window_bins(self.window_s, population.rate_hz)
-        channels, height, width = population.frame_shape
-        shape = (channels, population.lag + n_bins, height, width)
-        norm = optima.norm_of(population, shape[1], self.rms_sd)
-        rules = within_budget(self.rules, channels, norm, self.contrast_limit)
-        starts = noise_starts(shape, self.n_starts, self.seed).to(population.device)
+        n_bins, starts = self.search.window_bins(population), self.search.starts(population)
         model = population.models[0]
         with frozen(model):
             n_units = InnerUnit.count(model, self.layer, population.normalised(starts[:1]), population.session)
-            units = torch.arange(n_units, device=population.device).repeat_interleave(self.n_starts)
+            units = torch.arange(n_units, device=population.device).repeat_interleave(len(starts))
             objective = InnerUnit(model, self.layer, units, n_bins, population.session, shown=population.normalised)
-            return optimize_targets(objective, n_units, rules, starts * _is_seen(objective, n_units, starts))
+            starts = starts * _is_seen(objective, n_units, starts)
+            return optimize_targets(objective, n_units, self.search.bounded_rules(population), starts)
 
     def _table(
         self,

@@ -13,13 +13,9 @@ from coread.insilico.population import Population
 from coread.insilico.stimulus_optimization import optima
 from coread.insilico.stimulus_optimization.optimization_stopper import OptimizationStopper
 from coread.insilico.stimulus_optimization.optimizer import OptimizerInit, Rules
-from coread.insilico.stimulus_optimization.population_optimizer import (
-    Optima,
-    noise_starts,
-    optimize_neurons,
-    within_budget,
-)
+from coread.insilico.stimulus_optimization.population_optimizer import Optima, optimize_neurons
 from coread.insilico.stimulus_optimization.regularizer import StimulusPostprocessor, StimulusRegularizationLoss
+from coread.insilico.stimulus_optimization.stimulus_search import StimulusSearch
 from coread.plotting.optimized import draw_optima, draw_responses
 from coread.plotting.style import Drawing
 
@@ -72,15 +68,10 @@ class MostExcitingStimulus:
     ):
         if sign not in (1, -1):
             raise ValueError(f"sign must be 1 (most exciting) or -1 (most suppressing), got {sign}")
-        if n_starts < 1 or rms_sd <= 0 or contrast_limit <= 0:
-            raise ValueError(
-                f"need a start, rms_sd and contrast_limit above 0: {n_starts=}, {rms_sd=}, {contrast_limit=}"
-            )
-        self.sign, self.window_s = sign, window_s
-        self.rms_sd, self.contrast_limit = rms_sd, contrast_limit
-        self.n_starts, self.seed, self.tolerance = n_starts, seed, tolerance
+        self.sign, self.tolerance = sign, tolerance
         self.member_optima, self.certain_cosine, self.smoothing_px = member_optima, certain_cosine, smoothing_px
-        self.rules = Rules(optimizer, stopper, list(regularizers), list(postprocessors), list(gradient_processors))
+        rules = Rules(optimizer, stopper, list(regularizers), list(postprocessors), list(gradient_processors))
+        self.search = StimulusSearch(rules, window_s, rms_sd, contrast_limit, n_starts, seed)
 
     def run(self, population: Population, neurons: Int[np.ndarray, "neuron"]) -> ExperimentResult:
         """Return stimuli, their parts and the table of numbers for some neurons."""
@@ -111,21 +102,16 @@ class MostExcitingStimulus:
         self, population: Population, neurons: Int[np.ndarray, "neuron"], n_starts: int | None = None
     ) -> Optima:
         """Return the optima of some neurons; `n_starts` overrides the number of starts."""
-        n_frames = population.lag + optima.window_bins(self.window_s, population.rate_hz)
-        channels, height, width = population.frame_shape
-        norm = optima.norm_of(population, n_frames, self.rms_sd)
-        rules = within_budget(self.rules, channels, norm, self.contrast_limit)
-        starts = noise_starts((channels, n_frames, height, width), self.n_starts, self.seed)[:n_starts]
-        responses = LocalPopulation(population, n_frames, tolerance=self.tolerance)
+        starts = self.search.starts(population)[:n_starts]
+        responses = LocalPopulation(population, starts.shape[2], tolerance=self.tolerance)
         target = torch.as_tensor(np.asarray(neurons))[:, None]
+        rules = self.search.bounded_rules(population)
         return optimize_neurons(responses, population, target, rules, starts, sign=self.sign)
 
     def _responses(
         self, population: Population, neurons: Int[np.ndarray, "neuron"], responses: Float[np.ndarray, "member neuron"]
     ) -> pd.DataFrame:
-        n_frames = population.lag + optima.window_bins(self.window_s, population.rate_hz)
-        channels, height, width = population.frame_shape
-        grey = population.respond(torch.zeros(1, channels, n_frames, height, width)).mean(dim=2)[:, 0]
+        grey = population.respond(torch.zeros(1, *self.search.shape(population))).mean(dim=2)[:, 0]
         baseline = grey.cpu().numpy()[:, neurons]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = responses.mean(axis=0) / baseline.mean(axis=0)
@@ -139,7 +125,7 @@ class MostExcitingStimulus:
             {
                 "n_iterations": found.n_iterations.cpu().numpy(),
                 "start_cosine": found.start_cosine.cpu().numpy(),
-                "start_response_range": width if self.n_starts > 1 else np.full(len(width), np.nan),
+                "start_response_range": width if values.shape[1] > 1 else np.full(len(width), np.nan),
             }
         )
 

@@ -119,23 +119,6 @@ def stimulus_axes(population: Population, n_frames: int) -> dict[str, Quantity]:
     }
 
 
-def window_bins(window_s: float, rate_hz: float) -> int:
-    """Return the number of bins of a window, at least one; raises ValueError for seconds without a rate."""
-    if window_s and not np.isfinite(rate_hz):
-        raise ValueError(f"a window of {window_s} s needs the rate of the responses, which the model does not know")
-    return max(1, round(window_s * rate_hz)) if window_s else 1
-
-
-def norm_of(population: Population, n_frames: int, rms_sd: float) -> float:
-    """Return the Euclidean norm, in contrast, of stimuli whose values have a root mean square of `rms_sd`.
-
-    The unit of `rms_sd` is the standard deviation of the training stimulus, and the mean is over the whole frames:
-    Höfling et al. (2024) allow a norm of 30 over 2 x 50 x 18 x 16 values, 0.177 standard deviations.
-    """
-    channels, height, width = population.frame_shape
-    return rms_sd / population.contrast_std * float(np.sqrt(channels * n_frames * height * width))
-
-
 def pixel_size(population: Population) -> Quantity:
     """Return the width of a pixel in micrometres, degrees, or pixels where neither is known."""
     for unit, size in (("um", population.pixel_um), ("deg", population.pixel_deg)):

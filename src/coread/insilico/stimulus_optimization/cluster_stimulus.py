@@ -14,12 +14,9 @@ from coread.insilico.population import Population
 from coread.insilico.stimulus_optimization import optima
 from coread.insilico.stimulus_optimization.optimization_stopper import OptimizationStopper
 from coread.insilico.stimulus_optimization.optimizer import OptimizerInit, Rules
-from coread.insilico.stimulus_optimization.population_optimizer import (
-    noise_starts,
-    optimize_targets,
-    within_budget,
-)
+from coread.insilico.stimulus_optimization.population_optimizer import optimize_targets
 from coread.insilico.stimulus_optimization.regularizer import StimulusPostprocessor, StimulusRegularizationLoss
+from coread.insilico.stimulus_optimization.stimulus_search import StimulusSearch
 from coread.insilico.stimulus_optimization.targets import ClusterContrast
 from coread.plotting.optimized import draw_cluster_stimuli, draw_discrimination
 from coread.plotting.style import Drawing
@@ -27,7 +24,7 @@ from coread.plotting.style import Drawing
 UNLABELLED = ("", "nan", "None", "-1")  # of a neuron that belongs to no cluster
 
 
-class MostDiscriminativeStimulus:
+class ClusterStimulus:
     """Stimuli that tell one cluster of neurons from the others (Burg et al. 2024, ICLR).
 
     The stimuli are of clusters of all neurons of a session, so they do not depend on which neurons are asked for; the
@@ -70,15 +67,12 @@ class MostDiscriminativeStimulus:
         postprocessors: Sequence[StimulusPostprocessor],
         gradient_processors: Sequence[StimulusPostprocessor],
     ):
-        if n_starts < 1 or rms_sd <= 0 or contrast_limit <= 0 or (temperature is not None and temperature <= 0):
-            raise ValueError(
-                "need a start, and rms_sd, contrast_limit and temperature above 0: "
-                f"{n_starts=}, {rms_sd=}, {contrast_limit=}, {temperature=}"
-            )
+        if temperature is not None and temperature <= 0:
+            raise ValueError(f"need a temperature above 0, got {temperature}")
         self.labels, self.min_neurons, self.temperature = labels, min_neurons, temperature
-        self.window_s, self.rms_sd, self.contrast_limit = window_s, rms_sd, contrast_limit
-        self.n_starts, self.seed, self.smoothing_px = n_starts, seed, smoothing_px
-        self.rules = Rules(optimizer, stopper, list(regularizers), list(postprocessors), list(gradient_processors))
+        self.smoothing_px = smoothing_px
+        rules = Rules(optimizer, stopper, list(regularizers), list(postprocessors), list(gradient_processors))
+        self.search = StimulusSearch(rules, window_s, rms_sd, contrast_limit, n_starts, seed)
 
     def clusters(self, population: Population) -> dict[str, Int[np.ndarray, "neuron"]]:
         """Return the neurons of every cluster, in sorted order of the clusters' names.
@@ -125,21 +119,17 @@ class MostDiscriminativeStimulus:
         """Return the stimuli of all clusters, and how some neurons respond to them."""
         clusters = self.clusters(population)
         names = list(clusters)
-        n_frames = population.lag + optima.window_bins(self.window_s, population.rate_hz)
-        channels, height, width = population.frame_shape
-        norm = optima.norm_of(population, n_frames, self.rms_sd)
-        rules = within_budget(self.rules, channels, norm, self.contrast_limit)
-        starts = noise_starts((channels, n_frames, height, width), self.n_starts, self.seed).to(population.device)
-        responses = LocalPopulation(population, n_frames, tolerance=0.0)
+        starts = self.search.starts(population)
+        responses = LocalPopulation(population, starts.shape[2], tolerance=0.0)
         own = torch.arange(len(names), device=population.device)
         objective = ClusterContrast(
             responses,
             [indices.tolist() for indices in clusters.values()],
-            own.repeat_interleave(self.n_starts),
+            own.repeat_interleave(len(starts)),
             self.temperature,
         )
         with frozen(*population.models):
-            found = optimize_targets(objective, len(names), rules, starts)
+            found = optimize_targets(objective, len(names), self.search.bounded_rules(population), starts)
             with torch.no_grad():
                 confusion = objective.of_clusters(found.stimulus).cpu().numpy()
         stimulus = found.stimulus.cpu().numpy()
@@ -160,7 +150,7 @@ class MostDiscriminativeStimulus:
             "pixel_size": optima.pixel_size(population),
             "response": Quantity(responded.mean(axis=0)[:, neurons].T.copy(), ("neuron", "cluster"), population.unit),
         }
-        axes = optima.stimulus_axes(population, n_frames)
+        axes = optima.stimulus_axes(population, stimulus.shape[2])
         for axis in ("cluster", "responding_cluster"):
             axes[axis] = Quantity(np.array(names), (axis,))
         return ExperimentResult(self._table(population, neurons, clusters, responded), arrays, axes)

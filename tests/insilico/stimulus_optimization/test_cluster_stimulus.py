@@ -11,15 +11,15 @@ from coread.config import config_directory
 from coread.insilico.experiment import join_results, read_results, write_results
 from coread.insilico.population import Population
 from coread.insilico.running import load_experiment
-from coread.insilico.stimulus_optimization.most_discriminative import MostDiscriminativeStimulus
+from coread.insilico.stimulus_optimization.cluster_stimulus import ClusterStimulus
 from coread.plotting.style import save_drawing
 from tests.insilico.stimulus_optimization.small_models import SESSION, gaussian_filters, known_model
 
 
-def experiment(name: str = "most_discriminative", **changed: Any) -> MostDiscriminativeStimulus:
+def experiment(name: str = "most_discriminative", **changed: Any) -> ClusterStimulus:
     settings = yaml.safe_load((config_directory() / "insilico" / f"{name}.yaml").read_text())
     loaded = load_experiment(settings | changed)
-    assert isinstance(loaded, MostDiscriminativeStimulus)
+    assert isinstance(loaded, ClusterStimulus)
     return loaded
 
 
