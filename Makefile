@@ -5,6 +5,7 @@
 # TEST_WORKERS  processes that share the tests where nothing narrows them
 # TORCH_INDEX   package index to take torch from, for example that of the CPU or of another CUDA build
 # CORES         cores that the demo may use
+# BENCH_ARGS    narrows the benchmarks or names data: make bench BENCH_ARGS="core_step startup"
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,6 +14,7 @@ SHELL := /bin/bash
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CORES ?= all
+BENCH_ARGS ?=
 PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
 TORCH_INDEX ?=
@@ -43,10 +45,9 @@ test: .venv/installed
 acceptance: .venv/installed
 	python -m pytest -m acceptance -s -rA $(PYTEST_ARGS)
 
-# planning and submitting campaigns (a cluster where one answers), memory against sessions; on an otherwise idle machine
+# every comparison of speed and memory, beside the peers; on an otherwise idle machine. The results stand in benchmarks/
 bench: .venv/installed
-	python benchmarks/graph.py
-	python benchmarks/memory.py
+	python benchmarks/run.py $(BENCH_ARGS)
 
 # lets `snakemake --profile slurm` (and local) find the profiles of this checkout
 profiles:

@@ -1,6 +1,7 @@
 """Time and memory of planning a campaign, and the head's time per job that it hands to SLURM, against their numbers.
 
     python benchmarks/graph.py [--members 40 200 1000 2000] [--finished 40 200] [--submissions 20 50 100]
+                               [--output FILE.csv]
 
 Campaigns are fabricated in a temporary folder: experiments of 8 folds x 5 seeds on the shipped simulated retina, every
 fourth on the linear-nonlinear baseline. `from nothing` is `snakemake -n` where nothing exists, `finished` where every
@@ -24,6 +25,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -178,8 +180,9 @@ def main() -> None:
     parser.add_argument("--members", type=int, nargs="*", default=[40, 200, 1000, 2000], help="multiples of 40")
     parser.add_argument("--finished", type=int, nargs="*", default=[40, 200], help="the same, of finished campaigns")
     parser.add_argument("--submissions", type=int, nargs="*", default=[20, 50, 100], help="members sent to SLURM")
+    parser.add_argument("--output", type=Path, help="write the table there as CSV")
     arguments = parser.parse_args()
-    plans = []
+    plans, submitted = [], []
     with tempfile.TemporaryDirectory() as temporary:
         for state, sizes in (("from nothing", arguments.members), ("finished", arguments.finished)):
             for size in sizes:
@@ -193,15 +196,16 @@ def main() -> None:
             print(f"{plans_table(plans)}\n", flush=True)
         if (name := cluster()) is None:
             print("time per submitted job: left out, no SLURM cluster answers (sbatch and scontrol)")
-            return
-        print(
-            f"SLURM cluster {name}; {os.cpu_count()} cores here, which its daemons share if they run on this machine\n"
-        )
-        print("| members submitted | ms per job |\n|---:|---:|")
-        for count in arguments.submissions:
-            print(
-                f"| {count} | {1000 * time_submissions(Path(temporary, f'submitted_{count}'), count):.0f} |", flush=True
-            )
+        else:
+            print(f"SLURM cluster {name}; {os.cpu_count()} cores here, which its daemons share if they run here\n")
+            print("| members submitted | ms per job |\n|---:|---:|")
+            for count in arguments.submissions:
+                seconds = time_submissions(Path(temporary, f"submitted_{count}"), count)
+                print(f"| {count} | {1000 * seconds:.0f} |", flush=True)
+                submitted.append({"state": "submitted", "members": count, "seconds_per_submission": seconds})
+    if arguments.output is not None:
+        rows = [*(case._asdict() | {"jobs": sum(case.jobs.values())} for case in plans), *submitted]
+        pd.DataFrame(rows).to_csv(arguments.output, index=False)
 
 
 if __name__ == "__main__":

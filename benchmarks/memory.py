@@ -1,6 +1,6 @@
 """Peak memory of training against the number of sessions: everything in memory, and streamed above a memory budget.
 
-    python benchmarks/memory.py [--sessions 1 4 16] [--frames 40000] [--neurons 200]
+    python benchmarks/memory.py [--sessions 1 4 16] [--frames 40000] [--neurons 200] [--output FILE.csv]
 
 All sessions see one movie. Each case is a process of its own that reads the recordings, trains one short epoch and
 tells its peak resident memory. Predicted is a constant (from the smallest case of the same mode) plus one copy of the
@@ -153,10 +153,13 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--frames", type=int, default=40_000, help="bins per session and frames of the movie")
     parser.add_argument("--neurons", type=int, default=200, help="per session")
+    parser.add_argument("--output", type=Path, help="write the table there as CSV")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cases = measure(arguments.sessions, arguments.frames, arguments.neurons, Path(folder))
     print(markdown_table(cases))
+    if arguments.output is not None:
+        pd.DataFrame(cases).to_csv(arguments.output, index=False)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Packing of one SENSORIUM session of real size, from the archive as it is published to a recording.
 
-    python benchmarks/pack.py [--trials 6000] [--neurons 8000]
+    python benchmarks/pack.py [--trials 6000] [--neurons 8000] [--output FILE.csv]
 
 The session is fabricated in the published layout: 24,000 small arrays, images of 144 x 256 pixels, in a zip file.
 The two scripts of the workflow that read it are timed, imports, hashes of the raw files and writing included.
@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from coread.config import compose, stage_slice
@@ -30,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=6000)
     parser.add_argument("--neurons", type=int, default=8000)
+    parser.add_argument("--output", type=Path, help="write the table there as CSV")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
@@ -46,13 +48,17 @@ def main() -> None:
         config = stage_slice(compose("sensorium_2022_baseline"), "data")["data_io"] | {"sessions": [KEY]}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         shared = ["--config", "config.yaml", "--data-dirs", f'{{"{config["dataset"]}": "{folder / "raw"}"}}']
+        rows = []
         for script, more in (
             ("build_stimuli", ["--output", "stimuli.h5"]),
             ("build_recording", ["--session", KEY, "--stimuli", "stimuli.h5", "--output", "session.h5"]),
         ):
             seconds, peak_gb = timed([sys.executable, str(SCRIPTS / f"{script}.py"), *shared, *more], folder)
             print(f"{script}: {seconds:.1f} s, {peak_gb:.2f} GB", flush=True)
+            rows.append({"script": script, "seconds": seconds, "peak_gb": peak_gb})
         print(f"recording: {size_gb(folder / 'session.h5'):.2f} GB")
+    if arguments.output is not None:
+        pd.DataFrame(rows).to_csv(arguments.output, index=False)
 
 
 def fabricate(n_trials: int, n_neurons: int, folder: Path) -> None:

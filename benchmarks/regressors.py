@@ -1,6 +1,7 @@
 """All regressors of one session of real size, beside the two expensive steps as they were published.
 
     python benchmarks/regressors.py [--trials 6000] [--neurons 8000] [--iterations 100] [--threads 2]
+                                    [--output FILE.csv]
 
 The session is fabricated: a slow latent of 12 dimensions moves the responses of all neurons, three trials in four are
 training trials. Each way is a process of its own that loads the responses and tells seconds and its peak resident
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("--neurons", type=int, default=8000)
     parser.add_argument("--iterations", type=int, default=100, help="of the published regression")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="write the table there as CSV")
     parser.add_argument("--measure", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -195,6 +197,21 @@ def main() -> None:
     for way, result in measured.items():
         print(f"{way}: {total[way]:.1f} s, peak memory {result['peak_gb']:.2f} GB (responses included)")
     print(f"ratio: {total['published'] / total['coread']:.1f} x faster, all regressors against those two steps")
+    if arguments.output is not None:
+        steps_table(measured).to_csv(arguments.output, index=False)
+
+
+def steps_table(measured: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return one row per way and step, and one of all steps together."""
+    rows = []
+    for way, result in measured.items():
+        steps = {**result["seconds"], "all": np.sum(list(result["seconds"].values()), axis=0)}
+        rows += [
+            {"system": way, "step": step, "seconds": seconds, "cpu_seconds": cpu}
+            for step, (seconds, cpu) in steps.items()
+        ]
+        rows[-1]["peak_gb"] = result["peak_gb"]
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,131 @@
+"""Every comparison, one after the other: measured values go to results.csv, the page made from them is results.md.
+
+    python benchmarks/run.py [NAME ...] [--liu-2017 DIR]
+
+Run it on an otherwise idle machine. Without names all run that can: the environments of the peers are made where they
+are missing, and what needs a data set that is not here is left out, with a line that says so.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from results import HERE, PAGE, Benchmark, known, page, record, tidy
+
+SECONDS = {"seconds": "s", "cpu_seconds": "s"}
+TRAINED = {
+    "test_correlation": "",
+    "seconds_to_chosen": "s",
+    "seconds_to_the_peers_score": "s",
+    "seconds": "s",
+    "peak_mb": "MB",
+}
+BENCHMARKS = {
+    "tutorial": Benchmark(
+        "Training to accuracy on the tutorial's data beside openretina 1.1.1, three seeds",
+        ("openretina/compare.py", "tutorial", "--seeds", "0", "1", "2"),
+        TRAINED,
+        peer="openretina",
+    ),
+    "liu_2017": Benchmark(
+        "Training to accuracy on Liu et al. 2017 beside openretina 1.1.1, one seed",
+        ("openretina/compare.py", "liu_2017"),
+        TRAINED,
+        peer="openretina",
+    ),
+    "core_step": Benchmark(
+        "A training step of published cores beside openretina 1.1.1, same weights and function",
+        ("openretina/core_step.py", "--repeats", "3"),
+        {"seconds_per_step": "s", "frames": "", "gflop": "GFLOP", "gflop_per_s": "GFLOP/s", "peak_mb": "MB"},
+        ("case",),
+        peer="openretina",
+    ),
+    "optimize": Benchmark(
+        "Most exciting stimuli of so many neurons beside openretina's loop over neurons, same weights and steps",
+        ("openretina/optimize.py", "tutorial", "--neurons", "1", "16", "64", "256"),
+        SECONDS | {"response": "", "peak_mb": "MB"},
+        ("neurons",),
+        peer="openretina",
+    ),
+    "sensorium_epoch": Benchmark(
+        "An epoch of SENSORIUM models beside neuralpredictors 0.3.0, 8000 neurons, 4500 images, batches of 128",
+        ("neuralpredictors/compare.py", "run"),
+        {"seconds_per_batch": "s", "epoch_seconds": "s", "cpu_seconds": "s", "peak_gb": "GB"},
+        ("model",),
+        peer="neuralpredictors",
+    ),
+    "regressors": Benchmark(
+        "Regressors of a session of 8000 neurons and 6000 trials beside two steps as they were published",
+        ("regressors.py",),
+        SECONDS | {"peak_gb": "GB"},
+        ("step",),
+    ),
+    "pack": Benchmark(
+        "A SENSORIUM session of 8000 neurons and 6000 trials from its archive to a recording",
+        ("pack.py",),
+        {"seconds": "s", "peak_gb": "GB"},
+        ("script",),
+    ),
+    "startup": Benchmark(
+        "What is paid before anything is computed",
+        ("startup.py", "--repeats", "5"),
+        SECONDS,
+        ("what",),
+    ),
+    "memory": Benchmark(
+        "Peak memory of training against the number of sessions that see one movie",
+        ("memory.py",),
+        {"peak_mb": "MB"},
+        ("mode", "n_sessions"),
+    ),
+    "graph": Benchmark(
+        "Planning a campaign of so many members, and submitting it where a cluster answers",
+        ("graph.py",),
+        {"seconds": "s", "cpu_s": "s", "peak_mb": "MB", "seconds_per_submission": "s"},
+        ("state", "members"),
+    ),
+}
+INSTALLED_BY = {"openretina": "openretina/compare.py", "neuralpredictors": "neuralpredictors/compare.py"}
+
+
+def main() -> None:
+    """Run benchmarks, keep their values, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--liu-2017", type=Path, metavar="DIR", help="its HDF5 directory")
+    arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.names) - set(BENCHMARKS)):
+        parser.error(f"unknown benchmark {unknown}, known: {list(BENCHMARKS)}")
+    for name in arguments.names or BENCHMARKS:
+        more: list[str] = []
+        if name == "liu_2017":
+            if arguments.liu_2017 is None:
+                print(f"{name}: left out, its data are not here (--liu-2017 DIR)", flush=True)
+                continue
+            more = ["--data", str(arguments.liu_2017)]
+        print(f"{name}: {BENCHMARKS[name].title}", flush=True)
+        record(run(name, more))
+    PAGE.write_text(page(known(), BENCHMARKS))
+    print(PAGE)
+
+
+def run(name: str, more: list[str]) -> pd.DataFrame:
+    """Run one benchmark, making the environment of its peer first where it is missing, and return its values."""
+    benchmark = BENCHMARKS[name]
+    if benchmark.peer is not None and not (HERE.parent / f".venv-{benchmark.peer}").exists():
+        subprocess.run([sys.executable, str(HERE / INSTALLED_BY[benchmark.peer]), "install"], check=True)
+    script, *given = benchmark.command
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "table.csv"
+        command = [sys.executable, str(HERE / script), *given, *more, "--output", str(output)]
+        if subprocess.run(command, check=False).returncode:
+            raise SystemExit(f"{name} failed")
+        return tidy(pd.read_csv(output), name, benchmark)
+
+
+if __name__ == "__main__":
+    main()
