@@ -82,6 +82,21 @@ BENCHMARKS = {
         {"peak_mb": "MB"},
         ("mode", "n_sessions"),
     ),
+    "scaling": Benchmark(
+        "Seconds of a job's stages and its peak memory against sessions, neurons and frames, one at a time",
+        ("scaling.py", "--figures", "docs/figures"),
+        {
+            "read_s": "s",
+            "prepare_s": "s",
+            "step_s": "s",
+            "validate_s": "s",
+            "predict_s": "s",
+            "score_s": "s",
+            "peak_mb": "MB",
+            "disk_mb": "MB",
+        },
+        ("axis", "size"),
+    ),
     "graph": Benchmark(
         "Planning a campaign of so many members, and submitting it where a cluster answers",
         ("graph.py",),
