@@ -260,6 +260,29 @@ def test_resampling_every_repeat_once_gives_the_scores(recording: Arrays, design
         np.testing.assert_allclose(found[name][0], values, rtol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("kind", ["rates", "few spikes", "predictions of every repeat", "constant prediction"])
+def test_resamples_without_gaps_are_those_of_the_general_way(kind: str):
+    rng = np.random.default_rng(4)
+    rate = np.exp(rng.normal(size=(60, 1, 6)))
+    responses = rng.poisson(0.02 * rate if kind == "few spikes" else rate, (60, 7, 6)).astype(float)
+    prediction = rate[:, 0] + rng.normal(size=(60, 6))
+    if kind == "predictions of every repeat":
+        prediction = prediction[:, None] + 0.3 * rng.normal(size=responses.shape)
+    elif kind == "constant prediction":
+        prediction = np.full_like(prediction, 0.3)
+    weights = rng.multinomial(7, np.full(7, 1 / 7), size=200).astype(float)
+    weights[0] = 7 * np.eye(7)[2]  # one repeat alone, which tells nothing of noise
+    found = metrics._resampled_scores(responses, prediction, weights)
+    # a neuron with a gap of its own sends all through the general way, the others without gaps
+    gap = np.where(np.arange(60)[:, None, None] < 5, np.nan, responses[..., :1])
+    more = [np.concatenate([values, values[..., :1]], axis=-1) for values in (responses, prediction)]
+    more[0][..., -1:] = gap
+    expected = metrics._resampled_scores(*more, weights)
+    for name, values in found.items():
+        assert np.isfinite(values).mean() > 0.2, name
+        np.testing.assert_allclose(values, expected[name][:, :-1], rtol=1e-8, atol=1e-9, err_msg=name)
+
+
 def test_intervals_hold_a_perfect_model_where_the_stronger_half_has_fewer_repeats():
     responses, rate = counts_with_fewer_repeats("stopped in the second half")
     intervals = bootstrap_repeats(responses, rate, 200, np.random.default_rng(0))

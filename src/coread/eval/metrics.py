@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from coread.eval.complete_resamples import complete_scores
 from coread.eval.masked_statistics import Axis, masked_mean, masked_pearson, masked_variance, positive_or_nan
 
 Repeats = Float[np.ndarray, "bin repeat neuron"]
@@ -224,7 +225,9 @@ def _interval_around(
     """Put the quantiles of resampled scores, relative to their mean, around the score; too few samples give NaN."""
     enough = np.isfinite(resampled).mean(axis=0) > 0.5
     filled = np.where(enough, resampled, 0.0)
-    quantiles = np.nanquantile(filled, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    # that of NumPy for missing values goes neuron by neuron
+    quantile = np.quantile if np.isfinite(filled).all() else np.nanquantile
+    quantiles = quantile(filled, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return np.where(enough, score + quantiles - masked_mean(filled, 0), np.nan)
 
 
@@ -237,6 +240,9 @@ def _resampled_scores(
     responses, prediction = responses - center, prediction - center
     aligned = responses - _repeat_effects(responses)
     valid = np.isfinite(responses)
+    if valid.all() and responses.shape[0] > 1:
+        scores = complete_scores(responses, aligned, prediction, weights)
+        return dict(zip(RESAMPLED, scores, strict=True))
     resampled = {name: np.empty((len(weights), responses.shape[2])) for name in RESAMPLED}
     for neurons in _with_equal_gaps(valid):
         chunk = max(1, MAX_ELEMENTS // (responses.shape[0] * max(responses.shape[1], len(neurons))))
