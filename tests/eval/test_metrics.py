@@ -260,7 +260,10 @@ def test_resampling_every_repeat_once_gives_the_scores(recording: Arrays, design
         np.testing.assert_allclose(found[name][0], values, rtol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ["rates", "few spikes", "predictions of every repeat", "constant prediction"])
+@pytest.mark.parametrize(
+    "kind",
+    ["rates", "few spikes", "predictions of every repeat", "constant prediction", "weak prediction far off", "far off"],
+)
 def test_resamples_without_gaps_are_those_of_the_general_way(kind: str):
     rng = np.random.default_rng(4)
     rate = np.exp(rng.normal(size=(60, 1, 6)))
@@ -270,6 +273,10 @@ def test_resamples_without_gaps_are_those_of_the_general_way(kind: str):
         prediction = prediction[:, None] + 0.3 * rng.normal(size=responses.shape)
     elif kind == "constant prediction":
         prediction = np.full_like(prediction, 0.3)
+    elif kind == "weak prediction far off":
+        prediction = 5 + 1e-5 * prediction
+    elif kind == "far off":
+        responses, prediction = responses + 1e5, prediction + 1e5
     weights = rng.multinomial(7, np.full(7, 1 / 7), size=200).astype(float)
     weights[0] = 7 * np.eye(7)[2]  # one repeat alone, which tells nothing of noise
     found = metrics._resampled_scores(responses, prediction, weights)

@@ -7,10 +7,10 @@ over bins. That is (sample, repeat^2) times (repeat^2, neuron) in place of (samp
 import numpy as np
 from jaxtyping import Float
 
-from coread.eval.masked_statistics import positive_or_nan
+from coread.eval.masked_statistics import CONSTANT, positive_or_nan
 
-# rounding leaves so much of the variance of a constant, relative to its mean square
-CONSTANT = 1e-11
+# rounding leaves so much of the variation of a constant, relative to its sum of squares, where it is their difference
+ROUNDING = 1e-12
 
 Repeats = Float[np.ndarray, "bin repeat neuron"]
 Sampled = Float[np.ndarray, "sample neuron"]
@@ -60,6 +60,8 @@ def _correlation(
 ) -> Sampled:
     """Return the correlation with averages: 0 for a constant prediction, NaN for constant responses."""
     n_bins, n = responses.shape[:2]
+    constant = CONSTANT * _power(prediction).mean(axis=0)
+    prediction = prediction - prediction.mean(axis=(0, 1))  # which changes no correlation, and loses no digits of it
     if prediction.shape[1] == 1:
         predicted_sums = prediction.sum(axis=0)
         predicted_squares = _power(prediction)
@@ -70,13 +72,13 @@ def _correlation(
         products = both @ _products(responses, prediction) / n**2
     predicted = _variation(predicted_squares, predicted_sums, n_bins)
     correlation = (products - sums / n * predicted_sums / n_bins) / np.sqrt(predicted * variation)
-    return np.where(variation > 0, np.where(predicted > 0, correlation, 0.0), np.nan)
+    return np.where(variation > 0, np.where(predicted > constant, correlation, 0.0), np.nan)
 
 
 def _variation(squares: Sampled, sums: Sampled, n_bins: int) -> Sampled:
     """Return the sum of squared deviations over bins, 0 for a constant."""
     variation = squares - np.square(sums) / n_bins
-    return np.where(variation > CONSTANT * squares, variation, 0.0)
+    return np.where(variation > ROUNDING * squares, variation, 0.0)
 
 
 def _power(values: Repeats) -> Float[np.ndarray, "repeat neuron"]:

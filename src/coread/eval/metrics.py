@@ -240,9 +240,14 @@ def _resampled_scores(
     responses, prediction = responses - center, prediction - center
     aligned = responses - _repeat_effects(responses)
     valid = np.isfinite(responses)
-    if valid.all() and responses.shape[0] > 1:
-        scores = complete_scores(responses, aligned, prediction, weights)
-        return dict(zip(RESAMPLED, scores, strict=True))
+    n_bins, n_repeats = responses.shape[:2]
+    if valid.all() and 1 < n_bins >= n_repeats:
+        chunk = max(1, MAX_ELEMENTS // n_repeats**2)
+        parts = [
+            complete_scores(responses, aligned, prediction, weights[start : start + chunk])
+            for start in range(0, len(weights), chunk)
+        ]
+        return {name: np.concatenate(of_score) for name, *of_score in zip(RESAMPLED, *parts, strict=True)}
     resampled = {name: np.empty((len(weights), responses.shape[2])) for name in RESAMPLED}
     for neurons in _with_equal_gaps(valid):
         chunk = max(1, MAX_ELEMENTS // (responses.shape[0] * max(responses.shape[1], len(neurons))))
