@@ -124,7 +124,7 @@ def main() -> None:
             more = ["--data", str(arguments.liu_2017)]
         print(f"{name}: {BENCHMARKS[name].title}", flush=True)
         record(run(name, more))
-    PAGE.write_text(page(known(), BENCHMARKS))
+        PAGE.write_text(page(known(), BENCHMARKS))  # after each, so that nothing is lost where a later one fails
     print(PAGE)
 
 
