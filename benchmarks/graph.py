@@ -47,14 +47,19 @@ class Plan(NamedTuple):
     peak_mb: float
 
 
-def fabricate(folder: Path, n_experiments: int, n_folds: int = N_FOLDS, n_seeds: int = N_SEEDS) -> list[str]:
-    """Write a workflow of experiments with `n_folds` x `n_seeds` members each to a new folder; return their names."""
-    folder.mkdir(parents=True)
+def copy_workflow(folder: Path) -> None:
+    """Copy what the workflow consists of into a folder."""
     for name in COPIED:
         if (REPOSITORY / name).is_dir():
             shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(REPOSITORY / name, folder / name)
+
+
+def fabricate(folder: Path, n_experiments: int, n_folds: int = N_FOLDS, n_seeds: int = N_SEEDS) -> list[str]:
+    """Write a workflow of experiments with `n_folds` x `n_seeds` members each to a new folder; return their names."""
+    folder.mkdir(parents=True)
+    copy_workflow(folder)
     catalogue = {}
     for index in range(n_experiments):
         name, base = f"variant_{index}", "simulated_retina_ln" if index % 4 == 3 else "simulated_retina"

@@ -81,6 +81,11 @@ def write_sessions(folder: Path, n_sessions: int, n_frames: int, n_neurons: int)
         unit="spike count",
         neurons=pd.DataFrame({"unit_id": range(n_neurons)}),
     )
+    return write_copies(recording, n_sessions, folder)
+
+
+def write_copies(recording: Recording, n_sessions: int, folder: Path) -> list[Path]:
+    """Write a recording under the names of so many sessions, its stimuli being those of stimuli.h5 in the folder."""
     paths = [folder / f"session_{index}.h5" for index in range(n_sessions)]
     write_recording(recording, paths[0], shared_stimuli=folder / "stimuli.h5")
     for index, path in enumerate(paths[1:], start=1):

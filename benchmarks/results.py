@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import psutil
 
+from coread.provenance import write_text
+
 HERE = Path(__file__).resolve().parent
 TABLE, PAGE = HERE / "results.csv", HERE / "results.md"
 ABOUT = ("commit", "date", "machine", "versions")
@@ -29,7 +31,7 @@ class Benchmark(NamedTuple):
     command: tuple[str, ...]  # script and arguments; --output FILE.csv is added
     quantities: Mapping[str, str]  # columns of values, and their units
     cases: tuple[str, ...] = ()  # columns that tell cases apart, beside "system"
-    peer: str | None = None  # environment that it needs: the folder of the script that makes it
+    peer: str | None = None  # whose environment it needs; <peer>/compare.py makes it
 
 
 def tidy(table: pd.DataFrame, name: str, benchmark: Benchmark) -> pd.DataFrame:
@@ -51,7 +53,8 @@ def record(rows: pd.DataFrame) -> None:
     """Put measured values in place of those that the same benchmarks left before."""
     before = known()
     others = before[~before["benchmark"].isin(rows["benchmark"])]
-    pd.concat([others, rows.assign(**about())[COLUMNS]]).to_csv(TABLE, index=False, float_format="%.6g")
+    table = pd.concat([others, rows.assign(**about())[COLUMNS]]).astype({"value": float})
+    write_text(TABLE, table.to_csv(index=False, float_format="%.6g"))
 
 
 def about() -> dict[str, str]:

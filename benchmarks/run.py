@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from coread.provenance import write_text
 from results import HERE, PAGE, Benchmark, known, page, record, tidy
 
 SECONDS = {"seconds": "s", "cpu_seconds": "s"}
@@ -104,7 +105,6 @@ BENCHMARKS = {
         ("state", "members"),
     ),
 }
-INSTALLED_BY = {"openretina": "openretina/compare.py", "neuralpredictors": "neuralpredictors/compare.py"}
 
 
 def main() -> None:
@@ -124,7 +124,7 @@ def main() -> None:
             more = ["--data", str(arguments.liu_2017)]
         print(f"{name}: {BENCHMARKS[name].title}", flush=True)
         record(run(name, more))
-        PAGE.write_text(page(known(), BENCHMARKS))  # after each, so that nothing is lost where a later one fails
+        write_text(PAGE, page(known(), BENCHMARKS))  # after each, so that nothing is lost where a later one fails
     print(PAGE)
 
 
@@ -132,7 +132,7 @@ def run(name: str, more: list[str]) -> pd.DataFrame:
     """Run one benchmark, making the environment of its peer first where it is missing, and return its values."""
     benchmark = BENCHMARKS[name]
     if benchmark.peer is not None and not (HERE.parent / f".venv-{benchmark.peer}").exists():
-        subprocess.run([sys.executable, str(HERE / INSTALLED_BY[benchmark.peer]), "install"], check=True)
+        subprocess.run([sys.executable, str(HERE / benchmark.peer / "compare.py"), "install"], check=True)
     script, *given = benchmark.command
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "table.csv"

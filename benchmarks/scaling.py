@@ -13,7 +13,6 @@ import json
 import math
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,11 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
+from memory import write_copies
 
-from coread.recording import Recording, Stimulus, write_recording, write_stimuli
+from coread.recording import Recording, Stimulus, write_stimuli
 
 PIXELS = 32
 TRIAL_BINS, TEST_BINS, REPEATS = 1000, 300, 10
@@ -113,12 +112,7 @@ def write_sessions(folder: Path, sessions: int, neurons: int, frames: int) -> No
         unit="spike count",
         neurons=pd.DataFrame({"unit_id": range(neurons)}),
     )
-    paths = [folder / f"session_{index}.h5" for index in range(sessions)]
-    write_recording(recording, paths[0], shared_stimuli=folder / "stimuli.h5")
-    for index, path in enumerate(paths[1:], start=1):
-        shutil.copy(paths[0], path)
-        with h5py.File(path, "a") as file:
-            file.attrs["session"] = f"session_{index}"
+    write_copies(recording, sessions, folder)
 
 
 class Clock:

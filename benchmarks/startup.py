@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,9 +18,8 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from graph import copy_workflow
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-COPIED = ("Snakefile", "rules", "workflow_scripts", "src", "configs", "profiles")
 EXPERIMENT = "simulated_retina"
 
 
@@ -50,16 +48,6 @@ def main() -> None:
     print(shown.round(2).to_string())
     if arguments.output is not None:
         table.to_csv(arguments.output, index=False)
-
-
-def copy_workflow(folder: Path) -> None:
-    """Copy what the workflow consists of."""
-    for name in COPIED:
-        source = REPOSITORY / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / name)
 
 
 def timed(what: str, command: list[str], folder: Path) -> dict[str, object]:

@@ -25,7 +25,7 @@ UNLABELLED = ("", "nan", "None", "-1")  # of a neuron that belongs to no cluster
 
 
 class ClusterStimulus:
-    """Stimuli that tell one cluster of neurons from the others (Burg et al. 2024, ICLR).
+    """Stimuli to which a cluster of neurons responds most, alone or unlike the others (Burg et al. 2024, ICLR).
 
     The stimuli are of clusters of all neurons of a session, so they do not depend on which neurons are asked for; the
     table tells how every neuron responds to the stimulus of its own cluster and to those of the others.
