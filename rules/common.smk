@@ -114,14 +114,24 @@ def shared_stimuli(wildcards):
 
 def sta_files(suffix):
     """Input function: the spike-triggered averages of a fold's training bins, if members start from them."""
-    return lambda wildcards: (
-        [
-            f"results/{wildcards.experiment}/fold{wildcards.fold}/sta/{session}.{suffix}"
-            for session in CATALOGUE.sessions(CATALOGUE.dataset(wildcards.experiment))
-        ]
-        if CATALOGUE.uses_sta(wildcards.experiment)
-        else []
-    )
+    return lambda wildcards: _sta_files(wildcards.experiment, [wildcards.fold], suffix)
+
+
+def pack_sta_files(suffix):
+    """Input function: the same for all folds of the members that train together."""
+
+    def files(wildcards):
+        folds = sorted({member.split(":")[0] for member in pack_members(wildcards)})
+        return _sta_files(wildcards.experiment, folds, suffix)
+
+    return files
+
+
+def _sta_files(experiment, folds, suffix):
+    if not CATALOGUE.uses_sta(experiment):
+        return []
+    sessions = CATALOGUE.sessions(CATALOGUE.dataset(experiment))
+    return [f"results/{experiment}/fold{fold}/sta/{session}.{suffix}" for fold in folds for session in sessions]
 
 
 def member_files(name):
@@ -131,6 +141,25 @@ def member_files(name):
 
 def _member_files(experiment, name):
     return [f"results/{experiment}/fold{fold}/seed{seed}/{name}" for fold, seed in CATALOGUE.members(experiment)]
+
+
+def experiments(packed):
+    """Pattern of the experiments whose members train together, or of the others."""
+    return "|".join(name for name in CATALOGUE.names if CATALOGUE.is_packed(name) == packed) or "(?!)"
+
+
+def pack_file(wildcards):
+    """Input function: what the job that trained a member with others wrote."""
+    pack = CATALOGUE.pack_of(wildcards.experiment, int(wildcards.fold), int(wildcards.seed))
+    return f"results/{wildcards.experiment}/packs/pack{pack}.json"
+
+
+def pack_members(wildcards):
+    """Parameter function: the members that one job trains together, as fold:seed."""
+    packs = CATALOGUE.packs(wildcards.experiment)
+    if int(wildcards.pack) >= len(packs):
+        raise WorkflowError(f"{wildcards.experiment} has packs 0 to {len(packs) - 1}, not {wildcards.pack}")
+    return [f"{fold}:{seed}" for fold, seed in packs[int(wildcards.pack)]]
 
 
 def analysis_files(analysis, suffix):
@@ -298,6 +327,11 @@ def growing(base):
 def growing_per_process(base):
     """Resource function: `growing(base)` for every process that trains a member, each of which holds the data."""
     return lambda wildcards, attempt: CATALOGUE.num_processes(wildcards.experiment) * base * 2 ** (attempt - 1)
+
+
+def growing_per_member(base, each):
+    """Resource function: `growing(base)` and `each` for every further member of a pack."""
+    return lambda wildcards, attempt: (base + each * (len(pack_members(wildcards)) - 1)) * 2 ** (attempt - 1)
 
 
 def for_ranks(value=None):

@@ -1,6 +1,10 @@
 """Members: one trained model per experiment, fold and seed, and what the members of a fold start from."""
 
 
+localrules:
+    unpack_member,
+
+
 # responses of training bins only; one file for all seeds
 rule compute_sta:
     input:
@@ -48,6 +52,8 @@ rule train_member:
         "logs/train_member/{experiment}/fold{fold}/seed{seed}.log",
     benchmark:
         "logs/train_member/{experiment}/fold{fold}/seed{seed}.tsv"
+    wildcard_constraints:
+        experiment=experiments(packed=False),
     threads: 1
     resources:
         mem_mb=growing_per_process(4000),
@@ -66,6 +72,56 @@ rule train_member:
         "--fold {wildcards.fold} --seed {wildcards.seed} --memory-mb {resources.mem_mb} "
         "--log-dir logs/train_member/{wildcards.experiment}/fold{wildcards.fold}/seed{wildcards.seed} "
         "--output {output.model}"
+
+
+# members that train together (members_per_job): steps of one are steps of all, in one process on one device
+rule train_members:
+    input:
+        script=source("workflow_scripts/train_members.py"),
+        config="results/{experiment}/config/train.yaml",
+        recordings=ancient(dataset_files("h5")),
+        stimuli=ancient(shared_stimuli),
+        digests=dataset_files("sha256"),
+        stas=ancient(pack_sta_files("h5")),
+        sta_digests=pack_sta_files("sha256"),
+    output:
+        pack="results/{experiment}/packs/pack{pack}.json",
+    log:
+        "logs/train_members/{experiment}/pack{pack}.log",
+    benchmark:
+        "logs/train_members/{experiment}/pack{pack}.tsv"
+    wildcard_constraints:
+        experiment=experiments(packed=True),
+    threads: 1
+    resources:
+        # data are read once; every member adds its weights, their optimiser and its share of a step
+        mem_mb=growing_per_member(4000, 1000),
+        runtime=growing_per_member(120, 60),
+    params:
+        members=pack_members,
+        code=code_of("train_members", "train"),
+    shell:
+        "attempt {log} python {input.script} --config {input.config} "
+        "--recordings {input.recordings} --digests {input.digests} --stas {input.stas} "
+        "--members {params.members} --memory-mb {resources.mem_mb} --log-dir logs/train_members/{wildcards.experiment} "
+        "--results results/{wildcards.experiment} --output {output.pack}"
+
+
+rule unpack_member:
+    input:
+        script=source("workflow_scripts/unpack_member.py"),
+        pack=pack_file,
+    output:
+        model="results/{experiment}/fold{fold}/seed{seed}/model.ckpt",
+        digest="results/{experiment}/fold{fold}/seed{seed}/model.sha256",
+        history="results/{experiment}/fold{fold}/seed{seed}/history.csv",
+    log:
+        "logs/unpack_member/{experiment}/fold{fold}/seed{seed}.log",
+    wildcard_constraints:
+        experiment=experiments(packed=True),
+    shell:
+        "attempt {log} python {input.script} --pack {input.pack} --fold {wildcards.fold} --seed {wildcards.seed} "
+        "--outputs {output}"
 
 
 rule models:

@@ -57,6 +57,25 @@ class Catalogue:
         seeds = self._workflow.get("seeds", members["cross"]["seeds"])
         return list(product(folds, seeds))
 
+    def is_packed(self, experiment: str) -> bool:
+        """Return whether members of an experiment train together in one job, several at a time."""
+        return int(self._workflow["catalogue"][experiment].get("members_per_job", 1)) > 1
+
+    def packs(self, experiment: str) -> list[list[Member]]:
+        """Return the members of an experiment by the job that trains them together, in the order of `members`."""
+        members, size = self.members(experiment), int(self._workflow["catalogue"][experiment]["members_per_job"])
+        return [members[start : start + size] for start in range(0, len(members), size)]
+
+    def pack_of(self, experiment: str, fold: int, seed: int) -> int:
+        """Return which of `packs` trains a member; raises ConfigError for one that the experiment does not list."""
+        for number, pack in enumerate(self.packs(experiment)):
+            if (fold, seed) in pack:
+                return number
+        raise ConfigError(
+            f"{experiment} trains its members together and lists none of fold {fold} and seed {seed}: add it to "
+            "`members`, or remove `members_per_job`"
+        )
+
     def compared(self, comparison: str) -> list[str]:
         """Return the experiments of a comparison that are built, in its order; none if there is nothing to compare.
 
@@ -196,6 +215,7 @@ class Catalogue:
         """
         for experiment in self.experiments:
             self._check_folds(experiment)
+            self._check_packs(experiment)
             if self.has_search(experiment):
                 self.search_text(experiment)
             self._check_same_data(self._experiment_on(self.dataset(experiment)), experiment)
@@ -241,6 +261,13 @@ class Catalogue:
         if wrong := sorted({fold for fold, _ in self.members(experiment) if not 0 <= fold < n_folds}):
             raise ConfigError(
                 f"{experiment}: fold {wrong[0]} does not exist, its split has {n_folds} folds (0 to {n_folds - 1})"
+            )
+
+    def _check_packs(self, experiment: str) -> None:
+        if self.is_packed(experiment) and (processes := self.num_processes(experiment)) > 1:
+            raise ConfigError(
+                f"workflow config: {experiment}: members_per_job trains members in one process, but "
+                f"trainer.num_processes is {processes}: remove one of them"
             )
 
     def _data_config(self, experiment: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from coread.data_io.dataloader import SessionWindows
 from coread.data_io.splits import TRAIN, VALIDATION, label_bins
 from coread.data_io.statistics import Statistics, compute_statistics
 from coread.distributed import Ranks, find_ranks
-from coread.models.core_readout import BaseCoreReadout
+from coread.models.core_readout import BaseCoreReadout, StepTogether
 from coread.models.initialization import GivenStas, initialize_readouts
 from coread.models.member import Member, build_model, session_sizes
 from coread.provenance import code_version
@@ -73,6 +73,7 @@ def train(
     progress_bar: bool | None = None,
     model_files: Mapping[str, Path] | None = None,
     stas: Mapping[str, Path] | None = None,
+    together: StepTogether | None = None,
 ) -> Member:
     """Train one member and return it with the weights of its best epoch.
 
@@ -81,8 +82,9 @@ def train(
     `model_files` says where trained models that the settings name lie (`pretrained_core`); by default the environment
     does. `stas` are the files of the sessions' spike-triggered averages, where they were computed before
     (`compute_fold_sta`); otherwise they are computed here, to the same bits. `callbacks` only watch, such as the pruner
-    of a search. Nothing of a test tier is read. With
-    `trainer.num_processes` above 1 every rank calls it with the same arguments and gets the same member. Raises
+    of a search. `together` computes steps with those of members that train beside (`train_members`). Nothing of a test
+    tier is read. With `trainer.num_processes` above 1 every rank calls it with the same arguments and gets the same
+    member. Raises
     SplitError, QualityError or ValueError for data or settings that cannot be trained on.
     """
     settings = _plain(config)
@@ -103,11 +105,11 @@ def train(
     curve = LearningCurve()
     work_dir.mkdir(parents=True, exist_ok=True)
     last = work_dir / "last.ckpt"
-    together = [KeepRanksAlike()] if ranks.size > 1 else []
+    alike = [KeepRanksAlike()] if ranks.size > 1 else []
     others = [stopper for stopper in stoppers if stopper is not keep_best]
-    watching = [SeedEpochs(seed, ranks.rank), *together, keep_best, curve, *others, *callbacks, SaveLast(last)]
+    watching = [SeedEpochs(seed, ranks.rank), *alike, keep_best, curve, *others, *callbacks, SaveLast(last)]
     with warnings.catch_warnings():
-        _silence_lightning()
+        silence_lightning()
         trainer = _trainer(
             _with_sessions(settings["trainer"], len(recordings)),
             watching,
@@ -121,8 +123,10 @@ def train(
         if last.exists():
             log.info("resuming from %s", last)
         resume = last if last.exists() else None
+        model.together = together
         # the checkpoint is our own; best weights and learning curve are plain types and tensors
         trainer.fit(model, datamodule=Epochs(windows, seed, ranks), ckpt_path=resume, weights_only=True)
+    model.together = None
     model.load_state_dict(keep_best.best_weights)
     log.info("best validation correlation %.4f in epoch %d", keep_best.best_score, keep_best.best_epoch + 1)
     model.data_info |= keep_best.outcome() | {"trained_with": trained_with(accelerator, precision)}
@@ -360,7 +364,7 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)  # type: ignore[return-value]
 
 
-def _silence_lightning() -> None:
+def silence_lightning() -> None:
     """Hide warnings about choices made on purpose here, and advertisements."""
     for message in (
         "does not have many workers",

@@ -107,7 +107,13 @@ def test_every_group_of_jobs_takes_turns_and_its_size_is_said_by_the_profile() -
 def test_uncommenting_the_gpu_block_asks_for_one_gpu_for_every_rule_that_can_use_it() -> None:
     chosen = with_gpus(REPOSITORY / "profiles/slurm/config.v9+.yaml")["set-resources"]
     gpu = {"slurm_partition": "gpu", "gpu": 1}
-    assert set(chosen) == {"train_member", "predict_member", "compute_receptive_fields", "run_analysis"}
+    assert set(chosen) == {
+        "train_member",
+        "train_members",
+        "predict_member",
+        "compute_receptive_fields",
+        "run_analysis",
+    }
     assert all(asked == gpu for asked in chosen.values())
 
 

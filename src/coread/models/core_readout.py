@@ -24,6 +24,8 @@ from coread.modules.readout.multi_readout import MultiGaussianMaskReadout, Multi
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler | Schedule]
+# (model, session, batch) -> loss and penalties with gradients, None to compute them here
+StepTogether = Callable[..., tuple[Tensor, dict[str, Tensor]] | None]
 NEVER = 2**31  # epochs between steps of a schedule that Lightning must not step
 
 TRAINED_WITH = ("stim_mean", "stim_std")  # what a core was trained with, which new sessions do not change
@@ -70,6 +72,7 @@ class BaseCoreReadout(pl.LightningModule):
         self.scheduler_factory = lr_scheduler
         self._core_is_frozen = False
         self._validation = ValidationSums()
+        self.together: StepTogether | None = None  # computes training steps together with those of other members
 
     # what `forward` takes beside stimulus and session, of behaviour, pupil_center, history, state and time_order
     context_names: tuple[str, ...] = ()
@@ -149,15 +152,19 @@ class BaseCoreReadout(pl.LightningModule):
         `train_penalty` and each of its terms as `train_penalty_<term>`.
         """
         session, point, weight = (*batch, 1.0)[:3]
-        output = self(point.inputs, session, **point.context)
-        loss = self.data_loss(output, session, point.targets, point.mask)
-        terms = self.penalties(session)
+        computed = None if self.together is None else self.together(self, session, point)
+        loss, terms = self.loss_and_penalties(session, point) if computed is None else computed
         penalty = self._total(terms)
         self._log_penalty_terms(terms, len(point.inputs) * weight)
         for rank_loss, rank_penalty, n_windows in gather_scalars(loss, penalty, len(point.inputs) * weight):
             self.log("train_loss", rank_loss, on_step=False, on_epoch=True, batch_size=int(n_windows))
             self.log("train_penalty", rank_penalty, on_step=False, on_epoch=True, batch_size=int(n_windows))
         return (loss + penalty) * weight
+
+    def loss_and_penalties(self, session: str, point: Any) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """Return the loss of a batch (`DataPoint`) without penalties, and `penalties`."""
+        output = self(point.inputs, session, **point.context)
+        return self.data_loss(output, session, point.targets, point.mask), self.penalties(session)
 
     @torch.no_grad()
     def _log_penalty_terms(self, terms: Mapping[str, Tensor], n_windows: float) -> None:

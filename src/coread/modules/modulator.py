@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coread.modules.nonlinearities import OutputNonlinearity
+from coread.modules.vmapped import computes_several
 
 GainKind = Literal["smoother", "causal"]
 GAIN_KINDS = ("smoother", "causal")
@@ -202,7 +203,8 @@ class HistoryStateGainModulator(nn.Module):
     def gain_of_ranks(self, time_order: Int[Tensor, " sample"]) -> Float[Tensor, " sample"]:
         """Return the smoother's gain at ranks in time, 1 being no change; raises ValueError for a rank it has not."""
         # elsewhere it would make every step wait for the device, which itself refuses what is out of range
-        if time_order.device.type == "cpu" and len(time_order) and int(time_order.max()) >= len(self.own_gain):
+        can_look = time_order.device.type == "cpu" and not computes_several()
+        if can_look and len(time_order) and int(time_order.max()) >= len(self.own_gain):
             raise ValueError(
                 f"the gain is of a session of {len(self.own_gain)} trials, got the rank {int(time_order.max())} "
                 "(counted from 0)"

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from coread.modules.core.base_core import Core
 from coread.modules.layers.regularizers import GaussianLaplaceL2, LaplaceL2norm
 from coread.modules.recompute import elu_of_recomputed, in_parts
+from coread.modules.vmapped import computes_several
 
 FILTERED_AT_ONCE = 5 * 2**18  # values; what is in between stays in the processor's cache
 INPUT_REGULARIZERS = ("LaplaceL2norm", "GaussianLaplaceL2")
@@ -214,7 +215,7 @@ class Stacked2dCore(Core):
         return single if alone or not self._recomputes() else [[0, 1], *single[2:]]
 
     def _recomputes(self) -> bool:
-        return self.recompute and self.training and torch.is_grad_enabled()
+        return self.recompute and self.training and torch.is_grad_enabled() and not computes_several()
 
     def _run(self, layers: list[int], x: Tensor, planes: Tensor | None) -> Tensor:
         if not self._recomputes():
@@ -249,7 +250,8 @@ class Stacked2dCore(Core):
             planes = None
         n_channels = x.shape[1]
         x = F.conv2d(x, conv.weight[:, :n_channels], conv.bias, padding=conv.padding)
-        if x.device.type == "cpu":  # where gradients of depth-wise filters are twice as fast with channels last
+        # on the CPU gradients of depth-wise filters are twice as fast with channels last
+        if x.device.type == "cpu" and not computes_several():
             x = x.contiguous(memory_format=torch.channels_last)
         if planes is not None:
             x = x + F.linear(planes.to(x.dtype), conv.weight[:, n_channels:].sum((2, 3)))[:, :, None, None]

@@ -36,12 +36,18 @@ class ProjectedClamp(torch.autograd.Function):
     The gradient of an ordinary clamp is zero outside, so that a value which once left never returns.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+    def forward(x: Tensor, low: float, high: float) -> Tensor:
         """Return the clamped values."""
-        ctx.save_for_backward(x)
-        ctx.low, ctx.high = low, high
         return x.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+        """Keep what the gradient needs."""
+        x, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:

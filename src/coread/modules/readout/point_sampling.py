@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from coread.modules.recompute import in_parts
+from coread.modules.vmapped import computes_several
 
 SEEN_AT_ONCE = {"cpu": 2**20, "other": 2**26}  # values (sample, channel, neuron), by type of device
 
@@ -38,7 +39,7 @@ def read_points(
     """
     at_once = SEEN_AT_ONCE["cpu" if maps.device.type == "cpu" else "other"]
     n_samples = max(1, at_once // max(1, weights.numel()))
-    if n_samples >= len(maps):
+    if n_samples >= len(maps) or computes_several():
         return _weighted(maps, points, weights, align_corners)
     return in_parts(partial(_weighted, align_corners=align_corners), n_samples, (maps, points), weights)
 
