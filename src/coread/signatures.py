@@ -39,6 +39,7 @@ NO_NUMBERS = frozenset(
 )
 # what is imported by this name where the settings have a group, and decides numbers nowhere else
 GROUP_MODULES = {"regressors": "coread.data_io.context"}
+BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # where statements hold statements
 TEMPLATES = frozenset({".html", ".css", ".js"})
 
 
@@ -172,14 +173,21 @@ def _imported_names(tree: ast.Module) -> Iterator[str]:
     todo: list[ast.AST] = [tree]
     while todo:
         node = todo.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and _is_type_checking(node.test):
             todo.extend(node.orelse)
-            continue
-        if isinstance(node, ast.Import):
+        elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        todo.extend(ast.iter_child_nodes(node))
+        else:  # imports are statements: what expressions consist of need not be seen
+            todo.extend(inner for block in BLOCKS for inner in getattr(node, block, ()) if isinstance(inner, ast.AST))
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return any(
+        getattr(node, "id", None) == "TYPE_CHECKING" or getattr(node, "attr", None) == "TYPE_CHECKING"
+        for node in ast.walk(test)
+    )
 
 
 def _resolve(name: str, package: Path) -> list[str]:
@@ -210,7 +218,7 @@ def _lazy_exports(path: Path) -> Mapping[str, str]:
     imports = [
         statement
         for node in body
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if isinstance(node, ast.If) and _is_type_checking(node.test)
         for statement in node.body
         if isinstance(statement, ast.ImportFrom)
     ]

@@ -13,7 +13,7 @@ from coread.modules.layers.convolutions import (
     compute_temporal_kernel,
     get_conv_class,
 )
-from coread.modules.layers.padding import resolve_padding
+from coread.modules.layers.padding import pad_sides, resolve_padding
 from coread.modules.layers.time_filters import correlate_pairs, correlate_shared
 
 PADDINGS = [False, True, 0, 2, "same", (0, 1, 2)]
@@ -43,13 +43,14 @@ def test_temporal_kernel_golden_numbers():
 
 @pytest.mark.parametrize("way", ["pairs", "shared", "dense"])
 @pytest.mark.parametrize(("n_in", "n_out", "time"), [(1, 4, 20), (3, 2, 20), (2, 3, 250)])
-def test_every_way_is_the_dense_convolution(way: str, n_in: int, n_out: int, time: int, monkeypatch):
-    conv = STSeparableBatchConv3d(n_in, n_out, {}, 9, 4, 3)
+@pytest.mark.parametrize("padding", [False, True, 1, (3, 2, 0)])  # True pads unevenly: one side is even
+def test_every_way_is_the_dense_convolution(way: str, n_in: int, n_out: int, time: int, padding, monkeypatch):
+    conv = STSeparableBatchConv3d(n_in, n_out, {}, 9, 4, 3, padding=padding)
     nn.init.normal_(conv.bias)
     x = torch.randn(2, n_in, time, 8, 7, requires_grad=True)
     monkeypatch.setattr(conv, "cheapest_way", lambda *size: way)
     y = conv(x)
-    expected = F.conv3d(x, conv.weight(), conv.bias)
+    expected = F.conv3d(pad_sides(x, conv.sides), conv.weight(), conv.bias)
     scale = float(expected.detach().abs().max())
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-6 * scale)
     downstream = torch.randn_like(y)
