@@ -98,6 +98,12 @@ BENCHMARKS = {
         },
         ("axis", "size"),
     ),
+    "packed": Benchmark(
+        "Members of an ensemble trained together in one process beside the same members one after the other",
+        ("packed.py", "--members", "1", "3", "5"),
+        SECONDS | {"peak_mb": "MB"},
+        ("members",),
+    ),
     "graph": Benchmark(
         "Planning a campaign of so many members, and submitting it where a cluster answers",
         ("graph.py",),

@@ -33,8 +33,10 @@ def fit_apart(fold: int, seed: int, folder: Path, together: StepTogether | None 
     return train(settings() | changes, sessions(), fold, seed, work_dir=folder / f"{fold}-{seed}", together=together)
 
 
-def fit_together(folder: Path, **changes: Any) -> dict[str, Member | Exception]:
-    return train_together({f"{fold}-{seed}": partial(fit_one, fold, seed, folder, changes) for fold, seed in MEMBERS})
+def fit_together(folder: Path, vectorize: bool | None = True, **changes: Any) -> dict[str, Member | Exception]:
+    return train_together(
+        {f"{fold}-{seed}": partial(fit_one, fold, seed, folder, changes) for fold, seed in MEMBERS}, vectorize
+    )
 
 
 def fit_one(fold: int, seed: int, folder: Path, changes: dict[str, Any], together: StepTogether) -> Member:
@@ -57,6 +59,15 @@ def test_members_end_where_they_would_alone(tmp_path: Path, caplog: pytest.LogCa
         check_alike(fit_apart(fold, seed, tmp_path / "apart"), together[f"{fold}-{seed}"])
     lengths = {len(member.history) for member in together.values() if isinstance(member, Member)}
     assert len(lengths) > 1, "choose settings by which members end in different epochs"
+
+
+def test_on_a_cpu_members_take_turns_with_the_very_results_of_single_trainings(tmp_path: Path) -> None:
+    together = fit_together(tmp_path / "together", vectorize=None)
+    for fold, seed in MEMBERS:
+        alone, beside = fit_apart(fold, seed, tmp_path / "apart"), together[f"{fold}-{seed}"]
+        assert isinstance(beside, Member)
+        for name, value in alone.model.state_dict().items():
+            assert torch.equal(beside.model.state_dict()[name], value), name
 
 
 def test_a_member_that_fails_stops_no_other_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_map
 from coread.data_io.dataloader import DataPoint
 from coread.models.core_readout import BaseCoreReadout
 from coread.modules.vmapped import several_models
-from coread.packing.random_state import OwnDraws, RandomState
+from coread.packing.each_member import EachMember
+from coread.packing.random_state import RandomState
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,12 @@ class SharedDrawError(RuntimeError):
 class PackedSteps:
     """Computes steps that are alike in one call: of the same session, with batches and models of the same shapes.
 
-    Steps without another alike, and kinds of steps that cannot be vectorised, are left to their members.
+    Steps without another alike, and kinds of steps that cannot be vectorised, are left to their members; so are, unless
+    `vectorize` says otherwise, all steps on a CPU, which one member keeps busy and whose caches hold the maps of one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, vectorize: bool | None = None) -> None:
+        self._vectorize = vectorize
         self._apart: set[Hashable] = set()
         self._alike = AlikeModels()
 
@@ -54,7 +57,9 @@ class PackedSteps:
         """Return what is computed of every step, None for those that their members shall compute on their own."""
         answers: list[Computed | None] = [None] * len(steps)
         for kind, positions in self._kinds(steps).items():
-            if len(positions) == 1 or kind in self._apart:
+            device = steps[positions[0]].point.inputs.device.type
+            wanted = device != "cpu" if self._vectorize is None else self._vectorize
+            if not wanted or len(positions) == 1 or kind in self._apart:
                 continue
             try:
                 precision = steps[positions[0]].model.trainer.precision_plugin.forward_context()
@@ -135,7 +140,7 @@ def compute_together(
     """
     models = [step.model for step in steps]
     parameters, buffers = _stacked(models, learned=True), _stacked(models, learned=False)
-    draws = OwnDraws([_copy(state) for state in states])
+    draws = EachMember([_copy(state) for state in states])
     program = _Program(models[0], steps[0].session)
 
     def compute(parameters: Any, buffers: Any, point: DataPoint, member: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

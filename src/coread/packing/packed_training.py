@@ -13,14 +13,17 @@ from coread.training import silence_lightning
 Result = TypeVar("Result")
 
 
-def train_together(programs: Mapping[str, Callable[[StepTogether], Result]]) -> dict[str, Result | Exception]:
+def train_together(
+    programs: Mapping[str, Callable[[StepTogether], Result]], vectorize: bool | None = None
+) -> dict[str, Result | Exception]:
     """Return what every program returned or raised, by name.
 
     A program trains one member (`train(..., together=...)`) and passes on what it is given. Each runs as if it were
     alone: its own epochs, random numbers, early stopping and checkpoints; one that fails or ends stops no other. Only
-    their training steps are computed in one call, with the results of single steps up to rounding.
+    their training steps are computed in one call, with the results of single steps up to rounding, where `vectorize` is
+    true, or None and they are computed on a GPU.
     """
-    lockstep: Lockstep[Step, Computed | None] = Lockstep(PackedSteps().answer_all)
+    lockstep: Lockstep[Step, Computed | None] = Lockstep(PackedSteps(vectorize).answer_all)
 
     def together(model: BaseCoreReadout, session: str, point: Any) -> Computed | None:
         return lockstep.meet(Step(model, session, point))
