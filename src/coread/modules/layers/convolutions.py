@@ -295,15 +295,16 @@ class STSeparableBatchConv3d(SpaceTimeConv):
         return y if self.bias is None else y + self.bias[:, None, None, None]
 
     def _convolve_pairs(self, x: Tensor, basis: Float[Tensor, "function time"], around: tuple[int, int]) -> Tensor:
-        batch, n_in, time = x.shape[:3]
+        batch, _, time = x.shape[:3]
         # channel by channel: a grouped convolution of few channels takes three times as long
         of_channels = [
             F.conv2d(frames.flatten(0, 1).unsqueeze(1), kernels, padding=around)
             for frames, kernels in zip(x.unbind(1), self.weight_spatial.unbind(1), strict=True)
         ]
         height, width = of_channels[0].shape[2:]
-        maps = torch.stack(of_channels).view(n_in, batch, time, self.out_channels, height * width)
-        y = correlate_pairs(maps.permute(0, 3, 2, 1, 4).flatten(3), self.weights_temporal @ basis)
+        # (out, in, time, batch, point), copied once into the order in which time is filtered
+        maps = torch.stack([y.unflatten(0, (batch, time)).flatten(3).permute(2, 1, 0, 3) for y in of_channels], dim=1)
+        y = correlate_pairs(maps.flatten(3).transpose(0, 1), self.weights_temporal @ basis)
         return y.view(self.out_channels, -1, batch, height, width).permute(2, 0, 1, 3, 4)
 
     def _convolve_shared(self, x: Tensor, basis: Float[Tensor, "function time"], around: tuple[int, int]) -> Tensor:
@@ -313,7 +314,7 @@ class STSeparableBatchConv3d(SpaceTimeConv):
         frames = filtered.permute(0, 2, 4, 1, 3).flatten(3).flatten(0, 1).unflatten(1, (height, width))
         kernels = (self.weights_temporal[..., None, None] * self.weight_spatial).flatten(1, 2)
         y = F.conv2d(frames.permute(0, 3, 1, 2), kernels, padding=around)
-        return y.unflatten(0, (batch, -1)).transpose(1, 2)
+        return y.unflatten(0, (batch, -1)).transpose(1, 2).contiguous()
 
 
 def _refresh_basis(module: nn.Module, _incompatible_keys: object) -> None:
