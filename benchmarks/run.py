@@ -83,6 +83,13 @@ BENCHMARKS = {
         {"peak_mb": "MB"},
         ("mode", "n_sessions"),
     ),
+    "data_memory": Benchmark(
+        "Loaders of all sessions, and a training batch of each, beside openretina 1.1.1 on recordings of published sizes",
+        ("openretina/data_memory.py",),
+        {"seconds": "s", "peak_mb": "MB"},
+        ("case",),
+        peer="openretina",
+    ),
     "scaling": Benchmark(
         "Seconds of a job's stages and its peak memory against sessions, neurons and frames, one at a time",
         ("scaling.py", "--figures", "docs/figures"),
@@ -100,7 +107,7 @@ BENCHMARKS = {
     ),
     "packed": Benchmark(
         "Members of an ensemble trained together in one process beside the same members one after the other",
-        ("packed.py", "--members", "1", "3", "5"),
+        ("packed.py", "--members", "1", "3", "--epochs", "1"),
         SECONDS | {"peak_mb": "MB"},
         ("members",),
     ),

@@ -12,6 +12,8 @@ from torch import nn
 
 from coread.models.core_readout import StepTogether
 from coread.models.member import Member
+from coread.packing import packed_step
+from coread.packing.packed_step import compute_together
 from coread.packing.packed_training import train_together
 from coread.training import train
 from tests.test_training import SETTINGS, sessions
@@ -51,10 +53,22 @@ def check_alike(one: Member, other: Member | Exception) -> None:
     torch.testing.assert_close(other.model.state_dict(), one.model.state_dict(), rtol=1e-2, atol=1e-3)
 
 
-def test_members_end_where_they_would_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_members_end_where_they_would_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def counted(steps: Any, *others: Any) -> Any:
+        sizes.append(len(steps))
+        return compute_together(steps, *others)
+
+    monkeypatch.setattr(packed_step, "compute_together", counted)
     with caplog.at_level(logging.WARNING):
         together = fit_together(tmp_path / "together")
     assert "one by one" not in caplog.text
+    assert "differ" not in caplog.text
+    assert set(sizes) == {3, 2} or set(sizes) == {3}, "steps of all members at first, then of those that go on"
+    assert len(sizes) > 10
     for fold, seed in MEMBERS:
         check_alike(fit_apart(fold, seed, tmp_path / "apart"), together[f"{fold}-{seed}"])
     lengths = {len(member.history) for member in together.values() if isinstance(member, Member)}

@@ -97,6 +97,8 @@ class AlikeModels:
             number = next(found, len(self._examples))
             if number == len(self._examples):
                 self._examples.append(model)
+                if number > 0:
+                    log.warning("members differ in more than weights, so not all steps are computed in one call")
             self._kinds[id(model)] = number
         modes = tuple(module.training for module in model.modules())
         return self._kinds[id(model)], modes, tuple(p.requires_grad for p in model.parameters())
