@@ -84,7 +84,7 @@ BENCHMARKS = {
         ("mode", "n_sessions"),
     ),
     "data_memory": Benchmark(
-        "Loaders of all sessions, and a training batch of each, beside openretina 1.1.1 on recordings of published sizes",
+        "Loaders of all sessions and a batch of each beside openretina 1.1.1, on recordings of published sizes",
         ("openretina/data_memory.py",),
         {"seconds": "s", "peak_mb": "MB"},
         ("case",),

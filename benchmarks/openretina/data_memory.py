@@ -56,7 +56,7 @@ def main() -> None:
             rows += [{"system": system, "case": case} | run(system, CASES[case], Path(folder)) for system in SYSTEMS]
             print(json.dumps(rows[-2:]), flush=True)
     table = pd.DataFrame(rows)
-    print(table.pivot(index="case", columns="system", values="peak_mb").round().to_string())
+    print(table.pivot_table("peak_mb", "case", "system").round().to_string())
     if arguments.output is not None:
         table.to_csv(arguments.output, index=False)
 

@@ -20,8 +20,8 @@ from coread.modules.layers.space_time_conv import LayerInput, SpaceTimeConv
 from coread.modules.layers.time_filters import block_length, correlate_pairs, correlate_shared
 
 # What writing, copying and reading back one element of an intermediate tensor costs, in multiply-adds: with these the
-# fastest of the three ways below was chosen for 41 of 45 layers that were timed on CPU cores, from crops of a few pixels
-# to whole movies; the others took at most 1.4 times as long as they could.
+# fastest of the three ways below was chosen for 41 of 45 layers that were timed on CPU cores, from crops of a few
+# pixels to whole movies; the others took at most 1.3 times as long as they could.
 ELEMENT_COST = {"pairs": 250, "shared": 20}
 
 
@@ -297,16 +297,22 @@ class STSeparableBatchConv3d(SpaceTimeConv):
 
     def _convolve_pairs(self, x: Tensor, basis: Float[Tensor, "function time"], around: tuple[int, int]) -> Tensor:
         batch, _, time = x.shape[:3]
-        # channel by channel: a grouped convolution of few channels takes three times as long
-        of_channels = [
-            F.conv2d(frames.flatten(0, 1).unsqueeze(1), kernels, padding=around)
-            for frames, kernels in zip(x.unbind(1), self.weight_spatial.unbind(1), strict=True)
-        ]
+        of_channels = self._filtered_in_space(x, around)
         height, width = of_channels[0].shape[2:]
         # (out, in, time, batch, point), copied once into the order in which time is filtered
         maps = torch.stack([y.unflatten(0, (batch, time)).flatten(3).permute(2, 1, 0, 3) for y in of_channels], dim=1)
         y = correlate_pairs(maps.flatten(3).transpose(0, 1), self.weights_temporal @ basis)
         return y.view(self.out_channels, -1, batch, height, width).permute(2, 0, 1, 3, 4)
+
+    def _filtered_in_space(self, x: Tensor, around: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Return the frames `(batch time, out, height, width)` of every input channel, filtered."""
+        if x.requires_grad:  # gradients with respect to single channels are slow
+            kernels = self.weight_spatial.transpose(0, 1).flatten(0, 2).unsqueeze(1)
+            maps = F.conv2d(x.transpose(1, 2).flatten(0, 1), kernels, groups=self.in_channels, padding=around)
+            return maps.unflatten(1, (self.in_channels, -1)).unbind(1)
+        # of stimuli: a grouped convolution takes three times as long
+        of_channels = zip(x.unbind(1), self.weight_spatial.unbind(1), strict=True)
+        return tuple(F.conv2d(y.flatten(0, 1).unsqueeze(1), kernels, padding=around) for y, kernels in of_channels)
 
     def _convolve_shared(self, x: Tensor, basis: Float[Tensor, "function time"], around: tuple[int, int]) -> Tensor:
         batch, n_in, _, height, width = x.shape
