@@ -19,10 +19,11 @@ from coread.modules.layers.regularizers import temporal_smoothing as temporal_sm
 from coread.modules.layers.space_time_conv import LayerInput, SpaceTimeConv
 from coread.modules.layers.time_filters import block_length, correlate_pairs, correlate_shared
 
-# What writing, copying and reading back one element of an intermediate tensor costs, in multiply-adds: with these the
-# fastest of the three ways below was chosen for 40 of 45 layers that were timed on CPU cores, from crops of a few
-# pixels to whole movies; the others took at most 1.3 times as long as they could.
-ELEMENT_COST = {"pairs": 250, "shared": 20}
+# What writing, copying and reading back one element of an intermediate tensor costs, in multiply-adds, and one
+# multiply-add of a dense convolution: with these the fastest of the three ways below was chosen for 42 of 45 layers that
+# were timed on CPU cores, from crops of a few pixels to whole movies; the others took at most 1.3 times as long.
+ELEMENT_COST = {"pairs": 250, "shared": 40}
+DENSE_COST = 1.25
 
 
 class TorchFullConv3D(SpaceTimeConv):
@@ -272,7 +273,7 @@ class STSeparableBatchConv3d(SpaceTimeConv):
         operations = {
             "pairs": pairs * points_out * (area * time + out_time * banded + ELEMENT_COST["pairs"] * time),
             "shared": shared_time + functions * out_time * points_out * self.out_channels * area,
-            "dense": pairs * n_taps * area * out_time * points_out,
+            "dense": DENSE_COST * pairs * n_taps * area * out_time * points_out,
         }
         return min(operations, key=lambda way: operations[way])
 
