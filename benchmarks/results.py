@@ -1,6 +1,7 @@
 """What was measured: benchmarks/results.csv, one row per measured value, and benchmarks/results.md, made from it.
 
-A benchmark that runs again replaces its rows; every row says on which commit, machine and versions it was measured.
+A benchmark that runs again on such a machine replaces its rows; every row says on which commit, machine and versions it
+was measured.
 """
 
 import platform
@@ -32,6 +33,7 @@ class Benchmark(NamedTuple):
     quantities: Mapping[str, str]  # columns of values, and their units
     cases: tuple[str, ...] = ()  # columns that tell cases apart, beside "system"
     peer: str | None = None  # whose environment it needs; <peer>/compare.py makes it
+    takes_device: bool = False  # whether the script has --device
 
 
 def tidy(table: pd.DataFrame, name: str, benchmark: Benchmark) -> pd.DataFrame:
@@ -50,10 +52,10 @@ def known() -> pd.DataFrame:
 
 
 def record(rows: pd.DataFrame) -> None:
-    """Put measured values in place of those that the same benchmarks left before."""
-    before = known()
-    others = before[~before["benchmark"].isin(rows["benchmark"])]
-    table = pd.concat([others, rows.assign(**about())[COLUMNS]]).astype({"value": float})
+    """Put measured values in place of those that the same benchmarks left before on such a machine."""
+    before, facts = known(), about()
+    others = before[~(before["benchmark"].isin(rows["benchmark"]) & (before["machine"] == facts["machine"]))]
+    table = pd.concat([others, rows.assign(**facts)[COLUMNS]]).astype({"value": float})
     write_text(TABLE, table.to_csv(index=False, float_format="%.6g"))
 
 
@@ -103,7 +105,9 @@ def page(table: pd.DataFrame, benchmarks: Mapping[str, Benchmark]) -> str:
         if rows.empty:
             parts.append("Not run.")
             continue
-        parts += [_section(rows), "; ".join(f"{key}: {' / '.join(rows[key].unique())}" for key in ABOUT)]
+        for _, of_machine in rows.groupby("machine", sort=False):
+            facts = "; ".join(f"{key}: {' / '.join(of_machine[key].unique())}" for key in ABOUT)
+            parts += [_section(of_machine), facts]
     return "\n\n".join(parts) + "\n"
 
 

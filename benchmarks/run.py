@@ -1,6 +1,6 @@
 """Every comparison, one after the other: measured values go to results.csv, the page made from them is results.md.
 
-    python benchmarks/run.py [NAME ...] [--liu-2017 DIR]
+    python benchmarks/run.py [NAME ...] [--liu-2017 DIR] [--device cuda]
 
 Run it on an otherwise idle machine. Without names all run that can: the environments of the peers are made where they
 are missing, and what needs a data set that is not here is left out, with a line that says so.
@@ -44,6 +44,7 @@ BENCHMARKS = {
         {"seconds_per_step": "s", "frames": "", "gflop": "GFLOP", "gflop_per_s": "GFLOP/s", "peak_mb": "MB"},
         ("case",),
         peer="openretina",
+        takes_device=True,
     ),
     "optimize": Benchmark(
         "Most exciting stimuli of so many neurons beside openretina's loop over neurons, same weights and steps",
@@ -51,6 +52,7 @@ BENCHMARKS = {
         SECONDS | {"response": "", "peak_mb": "MB"},
         ("neurons",),
         peer="openretina",
+        takes_device=True,
     ),
     "sensorium_epoch": Benchmark(
         "An epoch of SENSORIUM models beside neuralpredictors 0.3.0, 8000 neurons, 4500 images, batches of 128",
@@ -110,6 +112,7 @@ BENCHMARKS = {
         ("packed.py", "--members", "1", "3", "--epochs", "1"),
         SECONDS | {"peak_mb": "MB"},
         ("members",),
+        takes_device=True,
     ),
     "graph": Benchmark(
         "Planning a campaign of so many members, and submitting it where a cluster answers",
@@ -125,16 +128,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--liu-2017", type=Path, metavar="DIR", help="its HDF5 directory")
+    parser.add_argument(
+        "--device", default="cpu", help="of steps and optimisations; trainings take a GPU if they see one"
+    )
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.names) - set(BENCHMARKS)):
         parser.error(f"unknown benchmark {unknown}, known: {list(BENCHMARKS)}")
     for name in arguments.names or BENCHMARKS:
-        more: list[str] = []
+        more = ["--device", arguments.device] if BENCHMARKS[name].takes_device else []
         if name == "liu_2017":
             if arguments.liu_2017 is None:
                 print(f"{name}: left out, its data are not here (--liu-2017 DIR)", flush=True)
                 continue
-            more = ["--data", str(arguments.liu_2017)]
+            more += ["--data", str(arguments.liu_2017)]
         print(f"{name}: {BENCHMARKS[name].title}", flush=True)
         record(run(name, more))
         write_text(PAGE, page(known(), BENCHMARKS))  # after each, so that nothing is lost where a later one fails

@@ -54,6 +54,17 @@ def test_a_benchmark_replaces_its_own_rows_and_no_others(results: ModuleType) ->
     assert known.loc[known["benchmark"] == "others", "value"].tolist() == [7.0]
 
 
+def test_every_kind_of_machine_has_rows_of_its_own(results: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = benchmark(results)
+    for machine, seconds in (("a laptop", 2.0), ("a GPU", 0.5), ("a laptop", 3.0)):
+        monkeypatch.setattr(results, "machine", lambda machine=machine: machine)
+        results.record(results.tidy(table([seconds], [10 * seconds]), "steps", steps))
+    page = results.page(results.known(), {"steps": steps})
+    assert "| small | seconds (s) | 0.5 | 5 | 10 | 1/1 |" in page
+    assert "| small | seconds (s) | 3 | 30 | 10 | 1/1 |" in page
+    assert page.count("small") == 2
+
+
 def test_every_benchmark_has_its_script_and_every_claim_its_section(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     import run

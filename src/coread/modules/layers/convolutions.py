@@ -20,8 +20,8 @@ from coread.modules.layers.space_time_conv import LayerInput, SpaceTimeConv
 from coread.modules.layers.time_filters import block_length, correlate_pairs, correlate_shared
 
 # What writing, copying and reading back one element of an intermediate tensor costs, in multiply-adds, and one
-# multiply-add of a dense convolution: with these the fastest of the three ways below was chosen for 42 of 45 layers that
-# were timed on CPU cores, from crops of a few pixels to whole movies; the others took at most 1.3 times as long.
+# multiply-add of a dense convolution. With these the fastest of the three ways below was chosen for 42 of 45 layers
+# that were timed on CPU cores, from crops of a few pixels to whole movies; the others took at most 1.3 times as long.
 ELEMENT_COST = {"pairs": 250, "shared": 40}
 DENSE_COST = 1.25
 
