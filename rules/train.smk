@@ -94,9 +94,9 @@ rule train_members:
         experiment=experiments(packed=True),
     threads: 1
     resources:
-        # data are read once; every member adds its weights, their optimiser and its share of a step
+        # data are read once; every member adds its weights, their optimiser and its share of a step, and on a CPU takes turns
         mem_mb=growing_per_member(4000, 1000),
-        runtime=growing_per_member(120, 60),
+        runtime=growing_per_member(120, 120),
     params:
         members=pack_members,
         code=code_of("train_members", "train"),

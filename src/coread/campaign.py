@@ -252,6 +252,9 @@ def resolve_jobs(asked: Sequence[str], known: Collection[str]) -> list[str]:
         if not candidates:
             spoken = [*known, *(name.removeprefix(MEMBERS) for name in known)]
             similar = difflib.get_close_matches(word, spoken, n=1, cutoff=0.5)
+            together = [name for name in known if name.startswith(f"train_members/{word.split('/')[0]}/")]
+            if together:
+                similar = together  # members of a job that trains several stop with it
             hint = f"did you mean {similar[0]!r}?" if similar else f"known: {', '.join(sorted(known)[:3]) or 'none'}"
             raise CampaignError(f"the campaign has no member or job {word!r} ({hint})")
         names.append(candidates[0])

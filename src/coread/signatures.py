@@ -30,7 +30,6 @@ NO_NUMBERS = frozenset(
         "coread.data_io.download.unpack",
         "coread.distributed",
         "coread.failure",
-        "coread.member_files",
         "coread.member_lock",
         "coread.models.model_parts",  # a model file is read or refused
         "coread.provenance",

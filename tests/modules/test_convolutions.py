@@ -43,7 +43,7 @@ def test_temporal_kernel_golden_numbers():
 
 @pytest.mark.parametrize("way", ["pairs", "shared", "dense"])
 @pytest.mark.parametrize(("n_in", "n_out", "time"), [(1, 4, 20), (3, 2, 20), (2, 3, 250)])
-@pytest.mark.parametrize("padding", [False, True, 1, (3, 2, 0)])  # True pads unevenly: one side is even
+@pytest.mark.parametrize("padding", [False, True, 1, (3, 2, 0), -1])  # True pads unevenly: one side is even
 def test_every_way_is_the_dense_convolution(way: str, n_in: int, n_out: int, time: int, padding, monkeypatch):
     conv = STSeparableBatchConv3d(n_in, n_out, {}, 9, 4, 3, padding=padding)
     nn.init.normal_(conv.bias)

@@ -1,8 +1,10 @@
 """A step computed for several members in one call against the steps of each: losses, gradients, statistics, draws."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,6 +45,25 @@ def seeded_states() -> list[RandomState]:
         torch.manual_seed(seed)
         states.append(RandomState.now())
     return states
+
+
+@pytest.mark.parametrize("experiment", ["simulated_retina", "gru_core_readout", "sensorium_2022_model4"])
+def test_steps_in_mixed_precision_are_those_of_each(experiment: str) -> None:
+    experiment = experiment if experiment in MODELS else MODELS[0]
+    ours, theirs = members_of(experiment), members_of(experiment)
+    for step in [*ours, *theirs]:
+        step.model.float()
+    ours, theirs = ([step._replace(point=in_single(step.point)) for step in steps] for steps in (ours, theirs))
+    together = compute_together(ours, seeded_states(), torch.autocast("cpu", torch.bfloat16))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = apart(theirs, seeded_states())
+    for one, all_ in zip(expected, together, strict=True):
+        torch.testing.assert_close(all_.loss, one.loss, rtol=0.02, atol=1e-3)
+
+
+def in_single(point: DataPoint) -> DataPoint:
+    context = {name: x.float() if x.is_floating_point() else x for name, x in point.context.items()}
+    return DataPoint(point.inputs.float(), point.targets.float(), point.mask, context)
 
 
 def gradients_of(model: BaseCoreReadout, computed: Computed) -> dict[str, Tensor | None]:
@@ -147,8 +168,16 @@ def test_every_member_draws_and_remembers_what_it_would_alone(make_part: Callabl
     assert [bool(torch.equal(s.torch, e.torch)) for s, e in zip(states, expected_states, strict=True)] == [True] * 3
 
 
-def test_draws_that_all_members_would_share_are_refused() -> None:
-    steps, states = toy_steps(_SharedNoise), seeded_states()
+@pytest.mark.parametrize(
+    "make_part",
+    [
+        _SharedNoise,
+        lambda: nn.Sequential(_SharedNoise(), nn.Dropout3d(0.3)),
+        lambda: nn.Sequential(_Noise(), _SharedNoise()),
+    ],
+)
+def test_draws_that_all_members_would_share_are_refused(make_part: Callable[[], nn.Module]) -> None:
+    steps, states = toy_steps(make_part), seeded_states()
     before = [state.torch.clone() for state in states]
     with pytest.raises(SharedDrawError, match="all members would share"):
         compute_together(steps, states)
@@ -156,6 +185,15 @@ def test_draws_that_all_members_would_share_are_refused() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ who is alike
+
+
+@pytest.mark.parametrize("values", [{"gain": 2.0}, np.arange(3), [np.arange(2), {1}], (torch.ones(2),)])
+def test_a_value_of_whatever_kind_makes_models_differ(values: Any) -> None:
+    one, other = (make_model(MODELS[0], narrow=True) for _ in range(2))
+    one.core.weights_of_folds, other.core.weights_of_folds = values, copy.deepcopy(values)  # type: ignore[assignment]
+    assert compute_alike(one, other)
+    other.core.weights_of_folds = {"gain": 3.0}  # type: ignore[assignment]
+    assert not compute_alike(one, other)
 
 
 def test_models_that_differ_in_more_than_weights_are_not_alike() -> None:

@@ -53,7 +53,6 @@ def test_one_job_trains_several_and_says_which_line_is_whose(packed: Campaign) -
     assert [*facts] == ["fold0/seed0", "fold0/seed1", "fold1/seed0"]
     log = (packed.root / "logs/train_members/tiny/pack0.log").read_text()
     assert len(re.findall(r"^fold0/seed1  epoch \d/2 ", log, re.MULTILINE)) == 2
-    assert "one by one" not in log
     assert packed.planned(target="scores") == {}
 
 

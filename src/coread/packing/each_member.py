@@ -1,4 +1,4 @@
-"""What several members must not share inside `torch.vmap`: random draws; and what it makes slow: convolutions."""
+"""What `torch.vmap` over members must not share, random draws, or does badly, convolutions and batch norm."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ class EachMember(TorchFunctionMode):
     `member` is the number of the member as a tensor that vmap maps; `states` move on with the draws, which are those
     that a member would make alone. Drawn so are `torch.randn` and dropout. Others would be drawn once for all members:
     `shared_draws` tells whether any was. vmap itself would make one grouped convolution of the members', for which
-    libraries have much slower kernels, and other roundings, than for one member's.
+    libraries have much slower kernels, and other roundings, than for one member's; its batch norm refuses bfloat16.
     """
 
     def __init__(self, states: list[RandomState]) -> None:
@@ -26,22 +26,23 @@ class EachMember(TorchFunctionMode):
         self.states = states
         self.member: Int[Tensor, ""] = torch.zeros((), dtype=torch.int64)
         self._ours = RandomState.now()
+        self._shared = False
 
     def shared_draws(self) -> bool:
         """Return whether anything was drawn that all members share."""
-        return self._ours.torch_differs()
+        return self._shared or self._ours.torch_differs()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Replace draws and convolutions."""
+        """Replace draws, convolutions and batch norm."""
         kwargs = kwargs or {}
         if func is torch.randn:
             return self._of_members(lambda: func(*args, **kwargs))
         if func in _DROPPED_SHAPE:
             return self._dropout(func, *args, **kwargs)
-        if func in _CONVOLUTIONS:
-            return _Convolution.apply(func, kwargs, *args)
+        if func in _ONE_BY_ONE:
+            return _OneByOne.apply(func, kwargs, *args)
         return func(*args, **kwargs)
 
     def _dropout(self, func: Any, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -53,6 +54,7 @@ class EachMember(TorchFunctionMode):
         return x.mul_(kept) if inplace else x * kept
 
     def _of_members(self, draw: Callable[[], Tensor]) -> Tensor:
+        self._shared = self.shared_draws()  # before what follows hides it
         drawn = []
         for state in self.states:
             state.restore_torch()
@@ -62,8 +64,8 @@ class EachMember(TorchFunctionMode):
         return torch.stack(drawn).index_select(0, self.member.view(1)).squeeze(0)
 
 
-class _Convolution(torch.autograd.Function):
-    """A convolution whose gradient is PyTorch's and which is computed member by member."""
+class _OneByOne(torch.autograd.Function):
+    """A function that is computed member by member, with PyTorch's gradient; what it changes in place is changed."""
 
     @staticmethod
     def forward(function: Callable[..., Tensor], options: dict[str, Any], *arguments: Any) -> Tensor:
@@ -71,17 +73,20 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep nothing: a convolution that vmap does not map is not replaced."""
+        """Keep nothing: only what vmap maps comes here."""
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[Any, ...], function: Callable[..., Tensor], options: dict[str, Any], *arguments: Any
     ) -> tuple[Tensor, int]:
+        _, dims_of_options, *dims = in_dims
+
+        def own(x: Any, dim: Any, i: int) -> Any:
+            return x.select(dim, i) if isinstance(dim, int) else x
+
         def of_member(i: int) -> Tensor:
-            own = (
-                x.select(dim, i) if isinstance(dim, int) else x for x, dim in zip(arguments, in_dims[2:], strict=True)
-            )
-            return function(*own, **options)
+            given = [own(x, dim, i) for x, dim in zip(arguments, dims, strict=True)]
+            return function(*given, **{name: own(x, dims_of_options[name], i) for name, x in options.items()})
 
         return torch.stack([of_member(i) for i in range(info.batch_size)]), 0
 
@@ -96,4 +101,4 @@ _DROPPED_SHAPE: dict[Any, Callable[[Tensor], tuple[int, ...]]] = {
     F.dropout2d: _features,
     F.dropout3d: _features,
 }
-_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_ONE_BY_ONE = (F.conv1d, F.conv2d, F.conv3d, F.batch_norm)

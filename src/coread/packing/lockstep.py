@@ -1,6 +1,7 @@
 """Programs that run side by side, one at a time, and stop at meeting points where something is done for all of them."""
 
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -70,6 +71,7 @@ class _Program(Generic[Offer, Answer]):
             try:
                 results[name] = program()
             except Exception as error:
+                traceback.clear_frames(error.__traceback__)  # model, optimiser and maps, which the others need room for
                 results[name] = error
             except BaseException as error:  # SystemExit of one member must not leave the others waiting
                 results[name] = RuntimeError(f"ended by {error!r}")

@@ -5,7 +5,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
@@ -19,7 +21,10 @@ from coread.packing.random_state import RandomState
 log = logging.getLogger(__name__)
 
 
-COMPARED = int | float | str | tuple | list | Tensor  # attributes that a computation may depend on
+COMPARED = int | float | str | tuple | list | set | dict | np.ndarray | Tensor  # what a computation may depend on
+
+# the books of PyTorch and Lightning, parameters and buffers among them; and what was fitted, which enters no step
+NOT_COMPARED = frozenset(vars(LightningModule())) | {"data_info"}
 
 
 class Step(NamedTuple):
@@ -56,10 +61,11 @@ class PackedSteps:
     def answer_all(self, steps: Sequence[Step], states: Sequence[RandomState]) -> list[Computed | None]:
         """Return what is computed of every step, None for those that their members shall compute on their own."""
         answers: list[Computed | None] = [None] * len(steps)
+        on_cpu = all(step.point.inputs.device.type == "cpu" for step in steps)
+        if len(steps) == 1 or not (not on_cpu if self._vectorize is None else self._vectorize):
+            return answers
         for kind, positions in self._kinds(steps).items():
-            device = steps[positions[0]].point.inputs.device.type
-            wanted = device != "cpu" if self._vectorize is None else self._vectorize
-            if not wanted or len(positions) == 1 or kind in self._apart:
+            if len(positions) == 1 or kind in self._apart:
                 continue
             try:
                 precision = steps[positions[0]].model.trainer.precision_plugin.forward_context()
@@ -84,7 +90,10 @@ class PackedSteps:
 
 
 class AlikeModels:
-    """Sorts models by what they compute: those of a kind differ in nothing but parameters and buffers."""
+    """Sorts models by what they compute: those of a kind differ in nothing but parameters and buffers.
+
+    They are compared when they first step: what differs between models must not change after that.
+    """
 
     def __init__(self) -> None:
         self._kinds: dict[int, int] = {}
@@ -105,7 +114,10 @@ class AlikeModels:
 
 
 def compute_alike(one: nn.Module, other: nn.Module) -> bool:
-    """Return whether two models have the same parts with the same values beside parameters and buffers."""
+    """Return whether two models have the same parts with the same values beside parameters and buffers.
+
+    Values that cannot be compared count as different; `data_info` holds what was fitted and enters no step.
+    """
     parts, others = dict(one.named_modules()), dict(other.named_modules())
     if [*parts] != [*others] or _shapes(one) != _shapes(other):
         return False
@@ -119,14 +131,22 @@ def _shapes(model: nn.Module) -> list[tuple[Any, ...]]:
 
 def _same_values(one: nn.Module, other: nn.Module) -> bool:
     here, there = (
-        {key: value for key, value in vars(part).items() if isinstance(value, COMPARED)} for part in (one, other)
+        {key: value for key, value in vars(part).items() if isinstance(value, COMPARED) and key not in NOT_COMPARED}
+        for part in (one, other)
     )
-    return here.keys() == there.keys() and all(_equal(value, there[key]) for key, value in here.items())
+    try:
+        return here.keys() == there.keys() and all(_equal(value, there[key]) for key, value in here.items())
+    except Exception:  # an object of somebody's whose comparison fails
+        return False
 
 
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return bool(np.array_equal(one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(_equal(a, b) for a, b in zip(one, other, strict=True))
     return one is other or bool(one == other)

@@ -35,7 +35,7 @@ def resolve_padding(padding: Padding, kernel_size: tuple[int, int, int], publish
 def divided(sides: Sides) -> tuple[Sides, tuple[int, int]]:
     """Return zeros that must be put around the input, and (height, width) that a convolution adds on both sides."""
     time, height, width = sides
-    if height[0] != height[1] or width[0] != width[1]:
+    if height[0] != height[1] or width[0] != width[1] or min(*height, *width) < 0:  # negative ones crop
         return sides, (0, 0)
     return (time, (0, 0), (0, 0)), (height[0], width[0])
 
