@@ -20,9 +20,7 @@ from coread.packing.random_state import RandomState
 
 log = logging.getLogger(__name__)
 
-
 COMPARED = int | float | str | tuple | list | set | dict | np.ndarray | Tensor  # what a computation may depend on
-
 # the books of PyTorch and Lightning, parameters and buffers among them; and what was fitted, which enters no step
 NOT_COMPARED = frozenset(vars(LightningModule())) | {"data_info"}
 
