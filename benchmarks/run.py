@@ -48,7 +48,10 @@ BENCHMARKS = {
     ),
     "optimize": Benchmark(
         "Most exciting stimuli of so many neurons beside openretina's loop over neurons, same weights and steps",
-        ("openretina/optimize.py", "tutorial", "--neurons", "1", "16", "64", "256"),
+        (
+            *("openretina/optimize.py", "tutorial", "--neurons", "1", "16", "64", "256"),
+            *("--figure", "docs/figures/optimization_time"),
+        ),
         SECONDS | {"response": "", "peak_mb": "MB"},
         ("neurons",),
         peer="openretina",
