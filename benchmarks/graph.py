@@ -1,12 +1,13 @@
 """Time and memory of planning a campaign, and the head's time per job that it hands to SLURM, against their numbers.
 
     python benchmarks/graph.py [--members 40 200 1000 2000] [--finished 40 200] [--submissions 20 50 100]
-                               [--output FILE.csv]
+                               [--sessions 10 100 1000] [--output FILE.csv]
 
-Campaigns are fabricated in a temporary folder: experiments of 8 folds x 5 seeds on the shipped simulated retina, every
-fourth on the linear-nonlinear baseline. `from nothing` is `snakemake -n` where nothing exists, `finished` where every
-output exists with its record. Submissions are members sent to the queue on hold, so that they load no node; they are
-timed from Snakemake's decision to start them to the line that says that the last one was submitted, then cancelled.
+Campaigns are fabricated in a temporary folder: experiments of 8 folds x 5 seeds on the shipped simulated retina of two
+sessions, every fourth on the linear-nonlinear baseline, or one experiment of as many sessions as asked for.
+`from nothing` is `snakemake -n` where nothing exists, `finished` where every output exists with its record.
+Submissions are members sent to the queue on hold, so that they load no node; they are timed from Snakemake's decision
+to start them to the line that says that the last one was submitted, then cancelled.
 """
 
 import argparse
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
 
     state: str
     members: int
+    sessions: int
     jobs: dict[str, int]  # those to run, by rule
     seconds: float
     cpu_s: float  # what a busy machine does not change much
@@ -56,7 +58,13 @@ def copy_workflow(folder: Path) -> None:
             shutil.copy(REPOSITORY / name, folder / name)
 
 
-def fabricate(folder: Path, n_experiments: int, n_folds: int = N_FOLDS, n_seeds: int = N_SEEDS) -> list[str]:
+def fabricate(
+    folder: Path,
+    n_experiments: int,
+    n_folds: int = N_FOLDS,
+    n_seeds: int = N_SEEDS,
+    sessions: Sequence[str] = SESSIONS,
+) -> list[str]:
     """Write a workflow of experiments with `n_folds` x `n_seeds` members each to a new folder; return their names."""
     folder.mkdir(parents=True)
     copy_workflow(folder)
@@ -64,7 +72,7 @@ def fabricate(folder: Path, n_experiments: int, n_folds: int = N_FOLDS, n_seeds:
     for index in range(n_experiments):
         name, base = f"variant_{index}", "simulated_retina_ln" if index % 4 == 3 else "simulated_retina"
         settings = {"splits": {"n_folds": n_folds}, "trainer": {"max_epochs": index + 1}}
-        outer = {"defaults": [base, "_self_"], "exp_name": name, **settings}
+        outer = {"defaults": [base, "_self_"], "exp_name": name, **settings, "data_io": {"sessions": list(sessions)}}
         (folder / "configs" / f"{name}.yaml").write_text(yaml.safe_dump(outer, sort_keys=False))
         members = {"cross": {"folds": list(range(n_folds)), "seeds": list(range(n_seeds))}}
         catalogue[name] = {"members": members, "insilico": ["receptive_fields"]}
@@ -73,7 +81,9 @@ def fabricate(folder: Path, n_experiments: int, n_folds: int = N_FOLDS, n_seeds:
     return list(catalogue)
 
 
-def plan(folder: Path, state: str, members: int, targets: Sequence[str] = ("all",)) -> tuple[Plan, str]:
+def plan(
+    folder: Path, state: str, members: int, targets: Sequence[str] = ("all",), n_sessions: int = len(SESSIONS)
+) -> tuple[Plan, str]:
     """Return what `snakemake -n` of a folder plans and takes, with all that it printed; raises RuntimeError."""
     with tempfile.TemporaryFile("w+") as output:
         started = time.monotonic()
@@ -87,7 +97,8 @@ def plan(folder: Path, state: str, members: int, targets: Sequence[str] = ("all"
     table = text.rpartition("Job stats:")[2]
     jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE) if rule != "total"}
     unit = 1 if sys.platform == "darwin" else 1024
-    return Plan(state, members, jobs, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 1e6), text
+    peak_mb = usage.ru_maxrss * unit / 1e6
+    return Plan(state, members, n_sessions, jobs, seconds, usage.ru_utime + usage.ru_stime, peak_mb), text
 
 
 def finish(folder: Path, targets: Sequence[str] = ("all",)) -> None:
@@ -155,18 +166,19 @@ def time_submissions(folder: Path, count: int) -> float:
 
 
 def plans_table(plans: Sequence[Plan]) -> str:
-    """Return the dry runs; the exponent e of a row says that CPU time grew as members^e from the row above it."""
+    """Return the dry runs; the exponent e of a row says that CPU time grew as size^e from the row above it."""
     lines = [
-        "| `snakemake -n` | members | jobs to run | seconds | CPU s | CPU ms per member | peak MB | growth exponent |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| `snakemake -n` | members | sessions | jobs | seconds | CPU s | CPU ms per job | peak MB | growth exponent |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for before, case in zip([None, *plans], plans, strict=False):
         jobs, exponent = sum(case.jobs.values()), ""
         if before is not None and before.state == case.state:
-            exponent = f"{math.log(case.cpu_s / before.cpu_s) / math.log(case.members / before.members):.2f}"
+            growth = case.members * case.sessions / (before.members * before.sessions)
+            exponent = f"{math.log(case.cpu_s / before.cpu_s) / math.log(growth):.2f}"
         lines.append(
-            f"| {case.state} | {case.members} | {jobs} | {case.seconds:.1f} | {case.cpu_s:.1f} "
-            f"| {1000 * case.cpu_s / case.members:.1f} | {case.peak_mb:.0f} | {exponent} |"
+            f"| {case.state} | {case.members} | {case.sessions} | {jobs} | {case.seconds:.1f} | {case.cpu_s:.1f} "
+            f"| {1000 * case.cpu_s / jobs:.1f} | {case.peak_mb:.0f} | {exponent} |"
         )
     return "\n".join(lines)
 
@@ -184,6 +196,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, nargs="*", default=[40, 200, 1000, 2000], help="multiples of 40")
     parser.add_argument("--finished", type=int, nargs="*", default=[40, 200], help="the same, of finished campaigns")
+    parser.add_argument(
+        "--sessions", type=int, nargs="*", default=[10, 100, 1000], help="of one experiment from nothing"
+    )
     parser.add_argument("--submissions", type=int, nargs="*", default=[20, 50, 100], help="members sent to SLURM")
     parser.add_argument("--output", type=Path, help="write the table there as CSV")
     arguments = parser.parse_args()
@@ -197,6 +212,11 @@ def main() -> None:
                     finish(folder)
                 plans.append(plan(folder, state, size)[0])
                 shutil.rmtree(folder)
+        for size in arguments.sessions:
+            folder = Path(temporary, f"sessions_{size}")
+            fabricate(folder, 1, sessions=[f"retina_{index}" for index in range(size)])
+            plans.append(plan(folder, "one experiment", N_FOLDS * N_SEEDS, n_sessions=size)[0])
+            shutil.rmtree(folder)
         if plans:
             print(f"{plans_table(plans)}\n", flush=True)
         if (name := cluster()) is None:
@@ -207,7 +227,14 @@ def main() -> None:
             for count in arguments.submissions:
                 seconds = time_submissions(Path(temporary, f"submitted_{count}"), count)
                 print(f"| {count} | {1000 * seconds:.0f} |", flush=True)
-                submitted.append({"state": "submitted", "members": count, "seconds_per_submission": seconds})
+                submitted.append(
+                    {
+                        "state": "submitted",
+                        "members": count,
+                        "sessions": len(SESSIONS),
+                        "seconds_per_submission": seconds,
+                    }
+                )
     if arguments.output is not None:
         rows = [*(case._asdict() | {"jobs": sum(case.jobs.values())} for case in plans), *submitted]
         pd.DataFrame(rows).to_csv(arguments.output, index=False)

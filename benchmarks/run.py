@@ -118,10 +118,10 @@ BENCHMARKS = {
         takes_device=True,
     ),
     "graph": Benchmark(
-        "Planning a campaign of so many members, and submitting it where a cluster answers",
+        "Planning a campaign of so many members and sessions, and submitting it where a cluster answers",
         ("graph.py",),
-        {"seconds": "s", "cpu_s": "s", "peak_mb": "MB", "seconds_per_submission": "s"},
-        ("state", "members"),
+        {"jobs": "", "seconds": "s", "cpu_s": "s", "peak_mb": "MB", "seconds_per_submission": "s"},
+        ("state", "members", "sessions"),
     ),
 }
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from memory import write_copies
+from memory import apart, write_copies
 
 from coread.recording import Recording, Stimulus, write_stimuli
 
@@ -67,7 +67,7 @@ def of_child(case: dict[str, int]) -> dict[str, float]:
     """Write the recordings of a case and measure it in a process of its own."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_sessions(folder, **case)
+        apart(write_sessions, folder, *case.values())
         command = [sys.executable, __file__, "--measure", str(folder)]
         # freed blocks are given back, so that the peak is that of memory in use
         environment = os.environ | {"PYTHONWARNINGS": "ignore", "MALLOC_MMAP_THRESHOLD_": "131072"}

@@ -102,6 +102,20 @@ def _dataset_files(dataset, suffix):
     return [f"results/data/{dataset}/{session}.{suffix}" for session in CATALOGUE.sessions(dataset)]
 
 
+def recordings_of(wildcards):
+    """Parameter function: the recordings of an experiment's dataset as one word that bash expands.
+
+    A command holds 128 KiB, which the paths of a thousand sessions fill.
+    """
+    return in_braces(_dataset_files(CATALOGUE.dataset(wildcards.experiment), "h5"))
+
+
+def in_braces(paths):
+    """Files of one folder and suffix as one word that bash expands."""
+    first, stems = Path(paths[0]), [Path(path).stem for path in paths]
+    return paths[0] if len(paths) == 1 else f"{first.parent}/{{{','.join(stems)}}}{first.suffix}"
+
+
 def downloaded_files(wildcards):
     """Input function: the summary of a dataset's download, nothing for a dataset of this machine."""
     return [f"results/downloads/{wildcards.dataset}.json"] if CATALOGUE.is_downloaded(wildcards.dataset) else []
@@ -115,6 +129,11 @@ def shared_stimuli(wildcards):
 def sta_files(suffix):
     """Input function: the spike-triggered averages of a fold's training bins, if members start from them."""
     return lambda wildcards: _sta_files(wildcards.experiment, [wildcards.fold], suffix)
+
+
+def sta_option(wildcards):
+    """Parameter function: where members find the averages that they start from, nothing if they do not."""
+    return f"--stas results/{wildcards.experiment}" if CATALOGUE.uses_sta(wildcards.experiment) else ""
 
 
 def pack_sta_files(suffix):

@@ -29,9 +29,10 @@ rule predict_member:
         turn=1,
     params:
         code=code_of("predict", "train"),
+        recordings=recordings_of,
     shell:
         "attempt {log} python {input.script} --experiment {wildcards.experiment} --model {input.model} "
-        "--recordings {input.recordings} --output {output.predictions}"
+        "--recordings {params.recordings} --memory-mb {resources.mem_mb} --output {output.predictions}"
 
 
 rule score_experiment:
@@ -54,9 +55,10 @@ rule score_experiment:
         runtime=growing(30),
     params:
         code=code_of("score"),
+        recordings=recordings_of,
     shell:
         "attempt {log} python {input.script} --config {input.config} --predictions {input.predictions} "
-        "--recordings {input.recordings} --output {output.scores}"
+        "--recordings {params.recordings} --memory-mb {resources.mem_mb} --output {output.scores}"
 
 
 rule scores:
@@ -84,8 +86,9 @@ rule write_submission:
         runtime=growing(30),
     params:
         code=code_of("write_submission"),
+        recordings=recordings_of,
     shell:
-        "attempt {log} python {input.script} --predictions {input.predictions} --recordings {input.recordings} "
+        "attempt {log} python {input.script} --predictions {input.predictions} --recordings {params.recordings} "
         "--output {output}"
 
 

@@ -35,9 +35,11 @@ rule compute_receptive_fields:
         runtime=growing(30),
     params:
         code=code_of("compute_receptive_fields", "train"),
+        recordings=recordings_of,
     shell:
         "attempt {log} python {input.script} --config {input.config} --models {input.models} "
-        "--recordings {input.recordings} --output {output.fields} --table {output.table}"
+        "--recordings {params.recordings} --memory-mb {resources.mem_mb} "
+        "--output {output.fields} --table {output.table}"
 
 
 rule write_analysis_config:
@@ -74,10 +76,11 @@ rule run_analysis:
         runtime=growing(60),
     params:
         code=code_of("run_analysis", "train", "analysis", without=FIGURES),
+        recordings=recordings_of,
         shards=lambda wildcards: CATALOGUE.shards(wildcards.analysis),
     shell:
         "attempt {log} python {input.script} --config {input.config} --models {input.models} "
-        "--recordings {input.recordings} --shard {wildcards.shard} --shards {params.shards} --output {output.result}"
+        "--recordings {params.recordings} --shard {wildcards.shard} --shards {params.shards} --output {output.result}"
 
 
 rule join_analysis:
@@ -155,8 +158,9 @@ rule compare_with_truth:
         "logs/compare_with_truth/{experiment}.log",
     params:
         code=code_of("compare_with_truth"),
+        recordings=recordings_of,
     shell:
-        "attempt {log} python {input.script} --results {input.results} --recordings {input.recordings} "
+        "attempt {log} python {input.script} --results {input.results} --recordings {params.recordings} "
         "--output {output}"
 
 

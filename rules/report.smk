@@ -29,9 +29,10 @@ rule draw_figures:
         "logs/draw_figures/{experiment}.log",
     params:
         code=code_of("draw_figures", "train"),
+        recordings=recordings_of,
     shell:
         "attempt {log} python {input.script} --scores {input.scores} --histories {input.histories} "
-        "--predictions {input.predictions} --models {input.models} --recordings {input.recordings} "
+        "--predictions {input.predictions} --models {input.models} --recordings {params.recordings} "
         "--fields {input.fields} --output {output}"
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,14 @@ def test_a_local_dataset_without_its_folder_is_refused_with_the_command(configs:
         _catalogue(configs, experiments=["local"], data_dirs={"local": "nowhere"}).check()
     with pytest.raises(ConfigError, match=r"unknown dataset 'locl'.*did you mean 'local'"):
         _catalogue(configs, experiments=["local"], data_dirs={"locl": "."}).check()
+
+
+@pytest.mark.parametrize("name", ["day 1", "a,b", "{a}", "a;b"])
+def test_a_session_whose_name_no_command_takes_is_refused(configs: Path, name: str) -> None:
+    path = configs / "data_io" / "toy.yaml"
+    path.write_text(path.read_text().replace("sessions: [a]", f"sessions: ['{name}']"))
+    with pytest.raises(ConfigError, match=rf"dataset 'toy': the session '{re.escape(name)}' cannot name a file"):
+        _catalogue(configs).sessions("toy")
 
 
 def test_a_comparison_is_made_of_what_is_built_with_its_baseline(configs: Path) -> None:

@@ -1,6 +1,8 @@
 """The recording format: what is written is read back, and what is wrong is named."""
 
+import resource
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import coread.recording
 from coread.recording import (
     RecordingError,
     Stimulus,
@@ -210,3 +213,19 @@ def test_a_copy_with_other_frames_is_another_stimulus(make_recording, tmp_path):
     assert read.digest() == make_recording().stimuli["movie"].digest()
     assert replace(read, frames=np.zeros((180, 1, 6, 8), np.uint8)).digest() != read.digest()
     assert replace(read, frames=read.frames[:]).digest() == read.digest()
+
+
+def test_more_sessions_stay_on_disk_than_a_process_may_open_at_first(make_recording, tmp_path):
+    paths = [tmp_path / f"{index}.h5" for index in range(60)]
+    for path in paths:
+        write_recording(replace(make_recording(), session=path.stem), path)
+    own, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    coread.recording._allow_open_files.cache_clear()
+    # some more than are open now
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 30, allowed))
+    try:
+        recordings = read_recordings(paths, memory_budget_bytes=0)
+        assert [recording.session for recording in recordings] == [path.stem for path in paths]
+        assert all(isinstance(recording.responses, h5py.Dataset) for recording in recordings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (own, allowed))

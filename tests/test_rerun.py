@@ -253,7 +253,7 @@ def test_a_killed_member_leaves_nothing_half_made_and_goes_on(finished: Campaign
     campaign.replace("configs/tiny.yaml", "max_epochs: 2", "max_epochs: 3000")
     campaign.snakemake("results/tiny/config/train.yaml")
     command = [sys.executable, "workflow_scripts/train.py", "--config", "results/tiny/config/train.yaml"]
-    command += ["--recordings", "results/data/tiny/tiny_0.h5", "--digests", "results/data/tiny/tiny_0.sha256"]
+    command += ["--recordings", "results/data/tiny/tiny_0.h5"]
     command += ["--fold", "1", "--seed", "0", "--memory-mb", "1000", "--log-dir", "logs/killed"]
     command += ["--output", "results/killed/model.ckpt"]
     with campaign.start(command) as process:

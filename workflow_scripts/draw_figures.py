@@ -31,7 +31,7 @@ def main() -> None:
 
     predictions = [read_predictions(path, lazy=True) for path in arguments.predictions]
     histories = (pd.read_csv(path) for path in arguments.histories)
-    recordings = read_recordings(arguments.recordings, load_frames=False)
+    recordings = read_recordings(arguments.recordings, memory_budget_bytes=0)
     write_figures(
         arguments.output,
         scores=read_scores(arguments.scores),

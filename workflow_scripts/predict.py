@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--experiment", required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--recordings", type=Path, nargs="+", required=True)
+    parser.add_argument("--memory-mb", type=float, required=True, help="of the job; data above half of it are streamed")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
@@ -27,9 +28,10 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     predictions = predict_member(
         load_member(arguments.model, device),
-        read_recordings(arguments.recordings),
+        read_recordings(arguments.recordings, memory_budget_bytes=arguments.memory_mb * 2**20 / 2),
         experiment=arguments.experiment,
         digests=digests,
+        lazy=True,  # one session after the other, as they are written
     )
     write_predictions(predictions, arguments.output)
     write_digest(arguments.output)

@@ -17,11 +17,12 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="settings of the evaluate stage")
     parser.add_argument("--predictions", type=Path, nargs="+", required=True)
     parser.add_argument("--recordings", type=Path, nargs="+", required=True)
+    parser.add_argument("--memory-mb", type=float, required=True, help="of the job; data above half of it are streamed")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
     scores = score_experiment(
-        read_recordings(arguments.recordings, load_frames=False),
+        read_recordings(arguments.recordings, load_frames=False, memory_budget_bytes=arguments.memory_mb * 2**20 / 2),
         [read_predictions(path, lazy=True) for path in arguments.predictions],
         yaml.safe_load(arguments.config.read_text())["evaluation"],
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from coread.failure import reported_errors
+from coread.recording import digest_path
 from coread.search.driver import run_search
 from coread.search.jobs import Submission
 
@@ -18,7 +19,6 @@ def main() -> None:
     parser.add_argument("--experiment", required=True)
     parser.add_argument("--config", type=Path, required=True, help="settings of the search and of the train stage")
     parser.add_argument("--recordings", type=Path, nargs="+", required=True)
-    parser.add_argument("--digests", type=Path, nargs="+", required=True, help="digests of the recordings' contents")
     parser.add_argument("--jobs", type=json.loads, required=True, help="JSON: where trials run and what each asks for")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -28,7 +28,7 @@ def main() -> None:
         arguments.experiment,
         yaml.safe_load(arguments.config.read_text(encoding="utf-8")),
         arguments.recordings,
-        [path.read_text(encoding="utf-8").strip() for path in arguments.digests],
+        [digest_path(path).read_text(encoding="utf-8").strip() for path in arguments.recordings],
         arguments.output.parent,
         Submission.from_config(arguments.jobs),
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from coread.provenance import combined_digest, write_digest, write_text
+from coread.recording import digest_path
 from coread.signatures import deciding_code
 
 if TYPE_CHECKING:
@@ -31,35 +32,38 @@ class TrainingInputs:
     log_dir: Path
     _code: tuple[Path, ...]
     _digests: list[Path]
-    _stas: list[Path]
+    _stas: Path | None
 
     @classmethod
     def parse(cls, parser: argparse.ArgumentParser, script: Path) -> tuple["TrainingInputs", argparse.Namespace]:
         """Add the arguments that these inputs come from, and parse; data above half of the memory are streamed."""
         parser.add_argument("--config", type=Path, required=True, help="settings of the train stage")
         parser.add_argument("--recordings", type=Path, nargs="+", required=True)
-        parser.add_argument("--digests", type=Path, nargs="+", required=True, help="of the recordings' contents")
-        parser.add_argument("--stas", type=Path, nargs="*", default=[], help="averages, fold<fold>/sta/<session>.h5")
+        parser.add_argument("--stas", type=Path, help="folder of averages, fold<fold>/sta/<session>.h5 in it")
         parser.add_argument("--memory-mb", type=float, required=True, help="of the job")
         parser.add_argument("--log-dir", type=Path, required=True, help="TensorBoard and CSV logs")
         arguments = parser.parse_args()
+        digests = [digest_path(path) for path in arguments.recordings]
         settings = arguments.config.read_text()
         inputs = cls(
             yaml.safe_load(settings),
             arguments.recordings,
             # read before the training, so that they are those of what it reads
-            {path.stem: path.read_text().strip() for path in arguments.digests},
+            {path.stem: path.read_text().strip() for path in digests},
             arguments.memory_mb * 2**20 / 2,
             arguments.log_dir,
             (arguments.config, script, *deciding_code(script, settings)),
-            arguments.digests,
+            digests,
             arguments.stas,
         )
         return inputs, arguments
 
     def stas(self, fold: int) -> dict[str, Path] | None:
         """Return the files of a fold's spike-triggered averages by session, None if they were not computed before."""
-        return {path.stem: path for path in self._stas if path.parts[-3] == f"fold{fold}"} or None
+        if self._stas is None:
+            return None
+        folder = self._stas / f"fold{fold}" / "sta"
+        return {path.stem: folder / f"{path.stem}.h5" for path in self.recordings}
 
     def decided_by(self, fold: int) -> str:
         """Return a digest of all files that decide the weights of a fold's members."""

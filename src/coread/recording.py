@@ -4,7 +4,9 @@ A recording is a table of bins. A bin is the shortest stretch of time with one r
 (an uninterrupted presentation) and shows one frame of that trial's stimulus. Nothing fitted lives in a recording.
 """
 
+import functools
 import os
+import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +44,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 CHUNK_BYTES = 2**19  # compressed chunks of about half a megabyte: one read per clip without reading much beside it
+OPEN_FILES = 2**16  # that lazily read recordings may keep open, if the machine allows as many
 CHUNK_CACHE_BYTES = 2**20  # per open file and dataset; the default of 8 MiB adds up over streamed sessions
 COMPRESSION: Mapping[str, Any] = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
 
@@ -309,7 +312,18 @@ def read_recording(
         raise RecordingError(f"{path}: damaged or not a coread recording ({error})") from error
     if load_frames and load_responses:
         file.close()
+    else:
+        _allow_open_files()
     return recording
+
+
+@functools.cache
+def _allow_open_files() -> None:
+    """Raise this process's own limit of open files, often 1024, to what the machine allows."""
+    own, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if allowed == resource.RLIM_INFINITY else min(OPEN_FILES, allowed)
+    if own != resource.RLIM_INFINITY and own < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, allowed))
 
 
 def read_recordings(
@@ -378,9 +392,10 @@ def _read_stimulus(file: h5py.File, name: str, load_frames: bool, loaded: dict[s
     link = file["stimuli"].get(name, getlink=True)
     try:
         group = file["stimuli"][name]
-    except (KeyError, OSError):
+    except (KeyError, OSError) as error:
         target = getattr(link, "filename", file.filename)
-        raise RecordingError(f"stimulus {name!r} links to {target}, which is missing or damaged") from None
+        message = f"stimulus {name!r} links to {target}, which is missing or damaged ({error})"
+        raise RecordingError(message) from None
     attributes = {key: value.item() if hasattr(value, "item") else value for key, value in group.attrs.items()}
     sha256 = str(attributes.pop("sha256"))
     frames = group["frames"]

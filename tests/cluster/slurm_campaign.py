@@ -235,7 +235,7 @@ class SlurmCampaign(Campaign):
         model = self.root / "uninterrupted" / member / "model.ckpt"
         dataset = "results/data/tiny/tiny_0"
         command = [sys.executable, "workflow_scripts/train.py", "--config", f"results/{experiment}/config/train.yaml"]
-        command += ["--recordings", f"{dataset}.h5", "--digests", f"{dataset}.sha256", "--memory-mb", "4000"]
+        command += ["--recordings", f"{dataset}.h5", "--memory-mb", "4000"]
         command += ["--fold", fold.removeprefix("fold"), "--seed", seed.removeprefix("seed")]
         command += ["--log-dir", str(model.parent / "log"), "--output", str(model)]
         shutil.rmtree(model.parent, ignore_errors=True)

@@ -139,8 +139,7 @@ def train_here(campaign: SlurmCampaign, model: Path) -> None:
     """Train the member once more, in one go and outside of Slurm, where torch starts the ranks."""
     recordings = [f"results/data/tiny/{session}" for session in SESSIONS]
     command = [sys.executable, "workflow_scripts/train.py", "--config", "results/tiny/config/train.yaml"]
-    command += ["--recordings", *(f"{path}.h5" for path in recordings)]
-    command += ["--digests", *(f"{path}.sha256" for path in recordings), "--memory-mb", "4000"]
+    command += ["--recordings", *(f"{path}.h5" for path in recordings), "--memory-mb", "4000"]
     command += ["--fold", "0", "--seed", "0", "--log-dir", str(model.parent / "log"), "--output", str(model)]
     with campaign.start(command) as process:
         output, _ = process.communicate()

@@ -133,7 +133,8 @@ def test_the_workflow_predicts_for_the_recordings_of_the_training_only(
     paths = [Path(f"{recording.session}.h5") for recording in recordings]
     for path, recording in zip(paths, recordings, strict=True):
         write_recording(recording, path)
-    files = ["--model", str(MEMBER), "--recordings", *map(str, paths), "--output", "predictions.h5"]
+    files = ["--model", str(MEMBER), "--recordings", *map(str, paths), "--memory-mb", "1000"]
+    files += ["--output", "predictions.h5"]
     monkeypatch.setattr(sys, "argv", ["predict.py", "--experiment", "toy", *files])
     script = str(REPOSITORY / "workflow_scripts" / "predict.py")
     runpy.run_path(script, run_name="__main__")

@@ -244,6 +244,21 @@ def test_member_predictions_survive_the_file_and_are_finite_only_where_held_out(
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.h5"]
 
 
+def test_sessions_that_are_predicted_as_they_are_written_are_the_same(tmp_path: Path) -> None:
+    member = ToyMember()
+    member.data_info = {**DATA_INFO, "response_scale": dict.fromkeys("ab", DATA_INFO["response_scale"]["a"])}
+    recordings = [make_recording(), replace(make_recording(), session="b")]
+    known = predict_member(member, recordings, experiment="toy")  # type: ignore[arg-type]
+    member.model.batches.clear()
+    lazy = predict_member(member, recordings, experiment="toy", lazy=True)  # type: ignore[arg-type]
+    assert list(lazy.sessions) == ["a", "b"]
+    assert not member.model.batches, "nothing is predicted before it is asked for"
+    write_predictions(lazy, tmp_path / "predictions.h5")
+    for session, prediction in read_predictions(tmp_path / "predictions.h5").sessions.items():
+        np.testing.assert_array_equal(prediction.prediction, known.sessions[session].prediction)
+        np.testing.assert_array_equal(prediction.label, known.sessions[session].label)
+
+
 def test_a_recording_other_than_that_of_the_training_is_refused() -> None:
     recording, member = make_recording(), ToyMember()
     tiers = ["train" if name == "probe" else "test" for name in recording.trials["stimulus"]]

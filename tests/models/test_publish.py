@@ -168,11 +168,10 @@ def test_checksums_are_those_of_the_recordings_in_the_training(results: Path, tm
 def test_the_workflow_keeps_what_a_member_was_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = ("a", "b")
     recordings = [str(tmp_path / f"{session}.h5") for session in sessions]
-    digests = [str(tmp_path / f"{session}.sha256") for session in sessions]
     for session in sessions:
         write_recording(fabricate_recording(session), tmp_path / f"{session}.h5")
     (tmp_path / "train.yaml").write_text(canonical_text({**SETTINGS, "trainer": {"max_epochs": 1}}))
-    words = ["--config", str(tmp_path / "train.yaml"), "--recordings", *recordings, "--digests", *digests]
+    words = ["--config", str(tmp_path / "train.yaml"), "--recordings", *recordings]
     words += ["--fold", "0", "--seed", "0", "--memory-mb", "1000", "--log-dir", str(tmp_path / "logs")]
     script = str(REPOSITORY / "workflow_scripts" / "train.py")
     monkeypatch.setattr(sys, "argv", [script, *words, "--output", str(tmp_path / "out" / "model.ckpt")])

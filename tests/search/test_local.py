@@ -46,7 +46,6 @@ def start(folder: Path, code: Path, recordings: list[Path], settings: dict[str, 
     (folder / "search.yaml").write_text(yaml.safe_dump(settings))
     command = [sys.executable, str(REPOSITORY / "workflow_scripts" / "search.py"), "--experiment", "toy"]
     command += ["--config", str(folder / "search.yaml"), "--recordings", *map(str, recordings)]
-    command += ["--digests", *(str(path.with_suffix(".sha256")) for path in recordings)]
     command += ["--jobs", json.dumps({"executor": "local", "cpus": 1, "poll_s": 0.2})]
     command += ["--output", str(folder / "search" / "trials.csv")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(code)}

@@ -1,5 +1,6 @@
 """A campaign of a thousand members is planned completely, and what is finished is not planned again."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,19 @@ def test_only_the_members_of_an_added_experiment_are_planned(tmp_path: Path) -> 
         "score_experiment": 1,
         "scores": 1,
     }
+
+
+@pytest.mark.slow
+def test_the_commands_of_a_thousand_sessions_fit(tmp_path: Path) -> None:
+    sessions = [f"static{index:05}-10-18-GrayImageNet-94c6ff995dac583098847cfecd43e7b6" for index in range(1000)]
+    fabricate(tmp_path / "campaign", 1, 1, 2, sessions)
+    planned, text = plan(tmp_path / "campaign", "from nothing", 2, ["all", "-p"], len(sessions))
+    assert planned.jobs["build_recording"] == planned.jobs["compute_sta"] == len(sessions)
+    commands = [line for line in text.splitlines() if "python workflow_scripts/" in line]
+    assert max(map(len, commands)) < COMMAND_LIMIT
+    training = next("attempt " + line.partition("attempt ")[2] for line in commands if "scripts/train.py" in line)
+    program = f"attempt() {{ printf '%s\\n' \"$@\"; }}; {training}"
+    words = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False).stdout.splitlines()
+    first = words.index("--recordings") + 1
+    paths = [f"results/data/simulated_retina/{name}.h5" for name in sessions]
+    assert words[first : first + len(paths)] == paths

@@ -66,24 +66,55 @@ def predict_member(
     batch_bins: int | None = None,
     digests: Mapping[str, str] | None = None,
     data_changed: bool = False,
+    lazy: bool = False,
 ) -> MemberPredictions:
     """Predict the validation and test bins of every session, withheld ones included; all other bins are NaN.
 
     What a model wants beside the stimulus is made of the member's own maps and the labels of its fold. Raises
     PredictionError for a recording other than the one of that session that the member was trained on, unless
     `data_changed`; `digests` are the content digests of the recordings where they are known, computed otherwise.
+    If `lazy`, a session is predicted whenever it is asked for, and not kept.
     """
     if not data_changed:
         _check_same_data(member, recordings, digests or {})
-    sessions = {}
-    for recording in recordings:
+    computed = ComputedSessions(member, recordings, device, batch_bins)
+    sessions = computed if lazy else dict(computed)
+    return MemberPredictions(experiment, member.fold, member.seed, int(member.model.lag), sessions)
+
+
+class ComputedSessions(Mapping[str, SessionPrediction]):
+    """What a member predicts for sessions, each computed whenever it is asked for: many do not fit together."""
+
+    def __init__(
+        self,
+        member: "Member",
+        recordings: Sequence[Recording],
+        device: torch.device | str | None = None,
+        batch_bins: int | None = None,
+    ) -> None:
+        self._member, self._device, self._batch_bins = member, device, batch_bins
+        self._recordings = {recording.session: recording for recording in recordings}
+
+    def __getitem__(self, session: str) -> SessionPrediction:
+        recording, member = self._recordings[session], self._member
         label = label_bins(recording, member.config["splits"], member.fold, member.model.lag)
         wanted = np.isin(label, (VALIDATION, TEST)) | withheld_test_bins(recording)
         prediction = predict(
-            member.model, recording, member.data_info, device=device, batch_bins=batch_bins, bins=wanted, labels=label
+            member.model,
+            recording,
+            member.data_info,
+            device=self._device,
+            batch_bins=self._batch_bins,
+            bins=wanted,
+            labels=label,
         )
-        sessions[recording.session] = SessionPrediction(prediction, label)
-    return MemberPredictions(experiment, member.fold, member.seed, int(member.model.lag), sessions)
+        return SessionPrediction(prediction, label)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._recordings)
+
+    def __len__(self) -> int:
+        return len(self._recordings)
 
 
 def _check_same_data(member: "Member", recordings: Sequence[Recording], digests: Mapping[str, str]) -> None:
