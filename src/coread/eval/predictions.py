@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from coread.models.member import Member
 
 FORMAT_VERSION = 1
-BATCH_BINS = 8192  # input bins computed at once
+BATCH_BINS = 2048  # input bins computed at once; more take more memory and are no faster
 IMAGE_VALUES = 2**20  # images times neurons or pixels, of which a core makes a value per channel: 64 take 256 MiB
 
 
