@@ -1,11 +1,12 @@
 """Time and memory of every stage against the numbers of sessions, neurons and frames, one of them varied at a time.
 
-    python benchmarks/scaling.py [--axes sessions neurons frames] [--output FILE.csv] [--figures FOLDER]
+    python benchmarks/scaling.py [--axes sessions streamed neurons frames] [--output FILE.csv] [--figures FOLDER]
 
 Recordings are fabricated: one movie of 32 x 32 pixels that all sessions see, Poisson responses, a test stimulus with
 repeats. Each case is a process of its own that reads, trains one epoch of the demo's model, predicts and scores, and
-tells the seconds of each stage and its peak memory. The exponent e of a row says that it grew as size^e from the row
-above; a constant cost (imports, the trainer) pulls it down.
+tells the seconds of each stage, its peak memory and the sizes of what it wrote. `streamed` are sessions whose frames
+and responses stay on disk. The exponent e of a row says that it grew as size^e from the row above; a constant cost
+(imports, the trainer) pulls it down.
 """
 
 import argparse
@@ -29,13 +30,16 @@ from coread.recording import Recording, Stimulus, write_stimuli
 
 PIXELS = 32
 TRIAL_BINS, TEST_BINS, REPEATS = 1000, 300, 10
+BUDGET_BYTES = 12e9
 BASE = {"sessions": 1, "neurons": 100, "frames": 8000}
 AXES = {
     "sessions": [1, 4, 16, 64, 100],
+    "streamed": [1, 4, 16],
     "neurons": [10, 100, 1000, 10_000, 50_000],
     "frames": [8000, 32_000, 128_000, 512_000],
 }
-STAGES = ("read_s", "prepare_s", "step_s", "validate_s", "predict_s", "score_s", "peak_mb", "disk_mb")
+STAGES = ("read_s", "prepare_s", "step_s", "validate_s", "predict_s", "score_s")
+SIZES = ("peak_mb", "disk_mb", "model_mb", "predictions_mb", "scores_mb")
 
 
 def main() -> None:
@@ -46,14 +50,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the table there as CSV")
     parser.add_argument("--figures", type=Path, help="draw time and memory against size there (.png and .pdf)")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--budget", type=float, default=BUDGET_BYTES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure)))
+        print(json.dumps(measure(arguments.measure, arguments.budget)))
         return
     rows = []
     for axis in arguments.axes:
         for size in arguments.sizes or AXES[axis]:
-            rows.append({"axis": axis, "size": size} | of_child(BASE | {axis: size}))
+            streamed = axis == "streamed"
+            case = BASE | {"sessions" if streamed else axis: size}
+            rows.append({"axis": axis, "size": size} | of_child(case, 0.0 if streamed else BUDGET_BYTES))
             print(json.dumps(rows[-1]), flush=True)
     table = pd.DataFrame(rows)
     print(with_exponents(table).to_string(index=False, float_format="%.3g"))
@@ -63,12 +70,12 @@ def main() -> None:
         draw(table, arguments.figures)
 
 
-def of_child(case: dict[str, int]) -> dict[str, float]:
+def of_child(case: dict[str, int], budget: float) -> dict[str, float]:
     """Write the recordings of a case and measure it in a process of its own."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         apart(write_sessions, folder, *case.values())
-        command = [sys.executable, __file__, "--measure", str(folder)]
+        command = [sys.executable, __file__, "--measure", str(folder), "--budget", str(budget)]
         # freed blocks are given back, so that the peak is that of memory in use
         environment = os.environ | {"PYTHONWARNINGS": "ignore", "MALLOC_MMAP_THRESHOLD_": "131072"}
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -129,13 +136,13 @@ class Clock:
         return result
 
 
-def measure(folder: Path) -> dict[str, float]:
-    """Read, train one epoch, predict and score in this process; return seconds and peak memory."""
+def measure(folder: Path, budget: float) -> dict[str, float]:
+    """Read, train one epoch, predict and score in this process; return seconds, peak memory and sizes of files."""
     from pytorch_lightning import Callback
 
     from coread.config import compose, stage_slice
-    from coread.eval.predictions import predict_member
-    from coread.eval.scores import score_experiment
+    from coread.eval.predictions import predict_member, write_predictions
+    from coread.eval.scores import score_experiment, write_scores
     from coread.recording import read_recordings
     from coread.training import train
 
@@ -159,7 +166,7 @@ def measure(folder: Path) -> dict[str, float]:
     clock = Clock()
     config = compose("simulated_retina", ["trainer.max_epochs=1"])
     paths = sorted(folder.glob("session_*.h5"))
-    recordings = clock("read_s", lambda: read_recordings(paths, memory_budget_bytes=12e9))
+    recordings = clock("read_s", lambda: read_recordings(paths, memory_budget_bytes=budget))
     started = time.perf_counter()
     member = train(
         stage_slice(config, "train"),
@@ -179,15 +186,21 @@ def measure(folder: Path) -> dict[str, float]:
     }
     predictions = clock("predict_s", lambda: predict_member(member, recordings, experiment="benchmark"))
     evaluation = stage_slice(config, "evaluate")["evaluation"]
-    clock("score_s", lambda: score_experiment(recordings, [predictions], evaluation))
+    scores = clock("score_s", lambda: score_experiment(recordings, [predictions], evaluation))
     unit = 1 if sys.platform == "darwin" else 1024
-    return clock.seconds | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    written = folder / "written"
+    written.mkdir()
+    member.save(written / "model")
+    write_predictions(predictions, written / "predictions")
+    write_scores(scores, written / "scores")
+    return clock.seconds | {"peak_mb": peak} | {f"{p.name}_mb": p.stat().st_size / 1e6 for p in written.iterdir()}
 
 
 def with_exponents(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with the growth exponent of every stage from the row above."""
     result = table.copy()
-    for stage in STAGES:
+    for stage in (*STAGES, *SIZES):
         exponents = []
         for (_, before), (_, row) in zip([(None, None), *table.iterrows()], table.iterrows(), strict=False):
             same = before is not None and before["axis"] == row["axis"]
@@ -209,7 +222,7 @@ def draw(table: pd.DataFrame, folder: Path) -> None:
         with paper_style():
             figure = Figure(figsize=(FULL_WIDTH_IN, 2.6), layout="constrained")
             seconds, memory = figure.subplots(1, 2, width_ratios=(2, 1))
-            for stage, color in zip([name for name in STAGES if name.endswith("_s")], COLORS, strict=False):
+            for stage, color in zip(STAGES, COLORS, strict=False):
                 label = stage.removesuffix("_s")
                 seconds.plot(rows["size"], rows[stage], color=color, marker="o", markersize=3, label=label)
             seconds.set(xscale="log", yscale="log", xlabel=str(axis), ylabel="time (s)")
