@@ -21,7 +21,7 @@ wildcard_constraints:
     experiment="|".join(CATALOGUE.names),
     stage="|".join(STAGES),
     dataset=r"[\w-]+",
-    session=r"(?!(?:stimuli|config)\b)[\w.-]+",
+    session=SESSION_NAME,
     fold=r"\d+",
     seed=r"\d+",
 

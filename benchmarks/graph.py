@@ -173,12 +173,13 @@ def plans_table(plans: Sequence[Plan]) -> str:
     ]
     for before, case in zip([None, *plans], plans, strict=False):
         jobs, exponent = sum(case.jobs.values()), ""
+        per_job = f"{1000 * case.cpu_s / jobs:.1f}" if jobs else ""
         if before is not None and before.state == case.state:
             growth = case.members * case.sessions / (before.members * before.sessions)
             exponent = f"{math.log(case.cpu_s / before.cpu_s) / math.log(growth):.2f}"
         lines.append(
             f"| {case.state} | {case.members} | {case.sessions} | {jobs} | {case.seconds:.1f} | {case.cpu_s:.1f} "
-            f"| {1000 * case.cpu_s / jobs:.1f} | {case.peak_mb:.0f} | {exponent} |"
+            f"| {per_job} | {case.peak_mb:.0f} | {exponent} |"
         )
     return "\n".join(lines)
 

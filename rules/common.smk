@@ -10,7 +10,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from coread.catalogue import Catalogue
+from coread.catalogue import SESSION_NAME, Catalogue
 from coread.config import RECEPTIVE_FIELDS, STAGES
 from coread.signatures import code_digest
 
@@ -100,20 +100,6 @@ def dataset_file(suffix):
 
 def _dataset_files(dataset, suffix):
     return [f"results/data/{dataset}/{session}.{suffix}" for session in CATALOGUE.sessions(dataset)]
-
-
-def recordings_of(wildcards):
-    """Parameter function: the recordings of an experiment's dataset as one word that bash expands.
-
-    A command holds 128 KiB, which the paths of a thousand sessions fill.
-    """
-    return in_braces(_dataset_files(CATALOGUE.dataset(wildcards.experiment), "h5"))
-
-
-def in_braces(paths):
-    """Files of one folder and suffix as one word that bash expands."""
-    first, stems = Path(paths[0]), [Path(path).stem for path in paths]
-    return paths[0] if len(paths) == 1 else f"{first.parent}/{{{','.join(stems)}}}{first.suffix}"
 
 
 def downloaded_files(wildcards):
@@ -309,15 +295,14 @@ def collect_configs(wildcards):
 
 
 def report_files(wildcards):
-    """Recordings, members and in-silico analyses of every experiment, as one JSON text.
+    """Members and in-silico analyses of every experiment, as one JSON text.
 
-    A command line holds 128 KiB: recordings are told once per dataset, and of a member only its folder.
+    A word of a command holds 128 KiB: of a member it tells only the folder, and the recordings are words of their own.
     """
     datasets = {experiment: CATALOGUE.dataset(experiment) for experiment in CATALOGUE.experiments}
     return json.dumps(
         {
             "comparisons": {name: text for name, text in CATALOGUE.comparisons.items() if CATALOGUE.compared(name)},
-            "recordings": {dataset: _dataset_files(dataset, "h5") for dataset in datasets.values()},
             "model": "results/{experiment}/{member}/model.ckpt",
             "experiments": {
                 experiment: {

@@ -122,9 +122,8 @@ rule tabulate_quality:
         "logs/tabulate_quality/{dataset}.log",
     params:
         code=code_of("tabulate_quality"),
-        recordings=lambda wildcards: in_braces(_dataset_files(wildcards.dataset, "h5")),
     shell:
-        "attempt {log} python {input.script} --recordings {params.recordings} --output {output}"
+        "attempt {log} python {input.script} --recordings {input.recordings} --output {output}"
 
 
 rule data:

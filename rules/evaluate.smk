@@ -29,10 +29,9 @@ rule predict_member:
         turn=1,
     params:
         code=code_of("predict", "train"),
-        recordings=recordings_of,
     shell:
         "attempt {log} python {input.script} --experiment {wildcards.experiment} --model {input.model} "
-        "--recordings {params.recordings} --memory-mb {resources.mem_mb} --output {output.predictions}"
+        "--recordings {input.recordings} --memory-mb {resources.mem_mb} --output {output.predictions}"
 
 
 rule score_experiment:
@@ -55,10 +54,9 @@ rule score_experiment:
         runtime=growing(30),
     params:
         code=code_of("score"),
-        recordings=recordings_of,
     shell:
         "attempt {log} python {input.script} --config {input.config} --predictions {input.predictions} "
-        "--recordings {params.recordings} --memory-mb {resources.mem_mb} --output {output.scores}"
+        "--recordings {input.recordings} --memory-mb {resources.mem_mb} --output {output.scores}"
 
 
 rule scores:
@@ -86,9 +84,8 @@ rule write_submission:
         runtime=growing(30),
     params:
         code=code_of("write_submission"),
-        recordings=recordings_of,
     shell:
-        "attempt {log} python {input.script} --predictions {input.predictions} --recordings {params.recordings} "
+        "attempt {log} python {input.script} --predictions {input.predictions} --recordings {input.recordings} "
         "--output {output}"
 
 

@@ -35,11 +35,9 @@ rule compute_receptive_fields:
         runtime=growing(30),
     params:
         code=code_of("compute_receptive_fields", "train"),
-        recordings=recordings_of,
     shell:
         "attempt {log} python {input.script} --config {input.config} --models {input.models} "
-        "--recordings {params.recordings} --memory-mb {resources.mem_mb} "
-        "--output {output.fields} --table {output.table}"
+        "--recordings {input.recordings} --output {output.fields} --table {output.table}"
 
 
 rule write_analysis_config:
@@ -76,11 +74,10 @@ rule run_analysis:
         runtime=growing(60),
     params:
         code=code_of("run_analysis", "train", "analysis", without=FIGURES),
-        recordings=recordings_of,
         shards=lambda wildcards: CATALOGUE.shards(wildcards.analysis),
     shell:
         "attempt {log} python {input.script} --config {input.config} --models {input.models} "
-        "--recordings {params.recordings} --shard {wildcards.shard} --shards {params.shards} --output {output.result}"
+        "--recordings {input.recordings} --shard {wildcards.shard} --shards {params.shards} --output {output.result}"
 
 
 rule join_analysis:
@@ -158,9 +155,8 @@ rule compare_with_truth:
         "logs/compare_with_truth/{experiment}.log",
     params:
         code=code_of("compare_with_truth"),
-        recordings=recordings_of,
     shell:
-        "attempt {log} python {input.script} --results {input.results} --recordings {params.recordings} "
+        "attempt {log} python {input.script} --results {input.results} --recordings {input.recordings} "
         "--output {output}"
 
 

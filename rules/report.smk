@@ -27,13 +27,14 @@ rule draw_figures:
         directory("results/{experiment}/figures"),
     log:
         "logs/draw_figures/{experiment}.log",
+    resources:
+        mem_mb=growing(4000),
     params:
         code=code_of("draw_figures", "train"),
-        recordings=recordings_of,
     shell:
         "attempt {log} python {input.script} --scores {input.scores} --histories {input.histories} "
-        "--predictions {input.predictions} --models {input.models} --recordings {params.recordings} "
-        "--fields {input.fields} --output {output}"
+        "--predictions {input.predictions} --models {input.models} --recordings {input.recordings} "
+        "--fields {input.fields} --memory-mb {resources.mem_mb} --output {output}"
 
 
 rule write_tables:
@@ -94,7 +95,8 @@ rule write_report:
         code=code_of("write_report"),
         files=report_files,
     shell:
-        "attempt {log} python {input.script} --files {params.files:q} --logs logs --output {output}"
+        "attempt {log} python {input.script} --files {params.files:q} --recordings {input.recordings} "
+        "--logs logs --output {output}"
 
 
 rule tables:

@@ -40,11 +40,10 @@ rule run_search:
         trial_cpus=1,
     params:
         code=code_of("search", "train"),
-        recordings=recordings_of,
         jobs=trial_jobs,
     shell:
         "attempt {log} python {input.script} --experiment {wildcards.experiment} --config {input.config} "
-        "--recordings {params.recordings} --jobs {params.jobs:q} --output {output.trials}"
+        "--recordings {input.recordings} --jobs {params.jobs:q} --output {output.trials}"
 
 
 rule search:

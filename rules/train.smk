@@ -66,11 +66,10 @@ rule train_member:
         tasks_per_gpu=for_ranks(0),
     params:
         code=code_of("train", "train"),
-        recordings=recordings_of,
         stas=sta_option,
     shell:
         "attempt {log} python {input.script} --config {input.config} "
-        "--recordings {params.recordings} {params.stas} "
+        "--recordings {input.recordings} {params.stas} "
         "--fold {wildcards.fold} --seed {wildcards.seed} --memory-mb {resources.mem_mb} "
         "--log-dir logs/train_member/{wildcards.experiment}/fold{wildcards.fold}/seed{wildcards.seed} "
         "--output {output.model}"
@@ -102,11 +101,10 @@ rule train_members:
     params:
         members=pack_members,
         code=code_of("train_members", "train"),
-        recordings=recordings_of,
         stas=sta_option,
     shell:
         "attempt {log} python {input.script} --config {input.config} "
-        "--recordings {params.recordings} {params.stas} "
+        "--recordings {input.recordings} {params.stas} "
         "--members {params.members} --memory-mb {resources.mem_mb} --log-dir logs/train_members/{wildcards.experiment} "
         "--results results/{wildcards.experiment} --output {output.pack}"
 

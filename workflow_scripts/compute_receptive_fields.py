@@ -19,7 +19,6 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="settings of the insilico stage")
     parser.add_argument("--models", type=Path, nargs="+", required=True)
     parser.add_argument("--recordings", type=Path, nargs="+", required=True)
-    parser.add_argument("--memory-mb", type=float, required=True, help="of the job; data above half of it are streamed")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--table", type=Path, required=True)
     arguments = parser.parse_args()
@@ -27,7 +26,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fields = compute_receptive_fields(
         [load_member(path, device) for path in arguments.models],
-        read_recordings(arguments.recordings, memory_budget_bytes=arguments.memory_mb * 2**20 / 2),
+        read_recordings(arguments.recordings, memory_budget_bytes=0),
         yaml.safe_load(arguments.config.read_text())["insilico"],
         device=device,
     )

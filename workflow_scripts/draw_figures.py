@@ -25,13 +25,16 @@ def main() -> None:
         "--models", type=Path, nargs="*", default=[], help="trained members, for what they have learned"
     )
     parser.add_argument("--recordings", type=Path, nargs="+", required=True)
+    parser.add_argument("--memory-mb", type=float, required=True, help="of the job; data above half of it are streamed")
     parser.add_argument("--fields", type=Path, nargs="*", default=[], help="receptive fields, if there are any")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
     predictions = [read_predictions(path, lazy=True) for path in arguments.predictions]
     histories = (pd.read_csv(path) for path in arguments.histories)
-    recordings = read_recordings(arguments.recordings, memory_budget_bytes=0)
+    recordings = read_recordings(
+        arguments.recordings, load_frames=False, memory_budget_bytes=arguments.memory_mb * 2**20 / 2
+    )
     write_figures(
         arguments.output,
         scores=read_scores(arguments.scores),

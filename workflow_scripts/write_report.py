@@ -19,22 +19,27 @@ def main() -> None:
         "--files",
         type=json.loads,
         required=True,
-        help="JSON: comparisons, recordings of datasets, path of a model; dataset, members, analyses of experiments",
+        help="JSON: comparisons, path of a model; dataset, members, analyses of experiments",
+    )
+    parser.add_argument(
+        "--recordings", type=Path, nargs="+", required=True, help="<dataset>/<session>.h5 of all datasets"
     )
     parser.add_argument("--logs", type=Path, required=True, help="folder of the records of attempts")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
 
-    recordings, models = _paths(arguments.files)
+    recordings, models = _paths(arguments.files, arguments.recordings)
     output, attempts = arguments.output, read_attempts(arguments.logs, _queued())
     comparisons = arguments.files["comparisons"]
     analyses = {name: experiment["analyses"] for name, experiment in arguments.files["experiments"].items()}
     write_report(output, list(models), output.parent, recordings, models, attempts, comparisons, analyses)
 
 
-def _paths(files: dict[str, Any]) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+def _paths(files: dict[str, Any], paths: list[Path]) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
     """Return the recordings and the models of every experiment."""
-    recordings = {dataset: [Path(path) for path in paths] for dataset, paths in files["recordings"].items()}
+    recordings: dict[str, list[Path]] = {}
+    for path in paths:
+        recordings.setdefault(path.parent.name, []).append(path)
     experiments = files["experiments"].items()
     return {name: recordings[experiment["dataset"]] for name, experiment in experiments}, {
         name: [Path(files["model"].format(experiment=name, member=member)) for member in experiment["members"]]

@@ -29,7 +29,7 @@ from coread.signatures import module_constant
 
 # folders and files of results/ that are no experiment or session
 RESERVED = ("data", "downloads", "tables", "stimuli", "config")
-PLAIN_NAME = re.compile(r"[\w.+=@%-]+")  # what shells take as it is
+SESSION_NAME = r"(?!(?:stimuli|config)\b)[\w.-]+"  # what commands and rules take
 REGISTRY = ("files", "source")  # keys of a dataset's config that its download reads, and nothing else
 NOT_ANALYSES = ("scores", "consistency", "truth")  # files and folders of an experiment that other rules write
 KNOWN_TUNING = ("simulated_tuning",)  # readers whose recordings keep the true tuning of every cell
@@ -195,10 +195,10 @@ class Catalogue:
             raise ConfigError(f"dataset {dataset!r}: no sessions in {self.data_dir(dataset)}")
         if wrong := [name for name in found if name in RESERVED]:
             raise ConfigError(f"dataset {dataset!r}: no session may be called {wrong[0]!r}")
-        if wrong := [name for name in found if not PLAIN_NAME.fullmatch(name)]:
+        if wrong := [name for name in found if not re.fullmatch(SESSION_NAME, name)]:
             raise ConfigError(
-                f"dataset {dataset!r}: the session {wrong[0]!r} cannot name a file in the commands of the workflow, "
-                "expected letters, digits and _ . + = @ % -; rename its file or folder"
+                f"dataset {dataset!r}: the session {wrong[0]!r} cannot name a file of the workflow, expected letters, "
+                "digits and _ . -, not 'stimuli' or 'config' first; rename it where its data or config names it"
             )
         return found
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from coread.provenance import combined_digest, write_digest, write_text
-from coread.recording import digest_path
 from coread.signatures import deciding_code
 
 if TYPE_CHECKING:
@@ -43,6 +42,8 @@ class TrainingInputs:
         parser.add_argument("--memory-mb", type=float, required=True, help="of the job")
         parser.add_argument("--log-dir", type=Path, required=True, help="TensorBoard and CSV logs")
         arguments = parser.parse_args()
+        from coread.recording import digest_path  # here: linking a member's files needs neither h5py nor pandas
+
         digests = [digest_path(path) for path in arguments.recordings]
         settings = arguments.config.read_text()
         inputs = cls(

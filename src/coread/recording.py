@@ -8,6 +8,7 @@ import functools
 import os
 import resource
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -323,7 +324,8 @@ def _allow_open_files() -> None:
     own, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if allowed == resource.RLIM_INFINITY else min(OPEN_FILES, allowed)
     if own != resource.RLIM_INFINITY and own < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, allowed))
+        with suppress(ValueError, OSError):  # where the system says less than it allows, the limit stays
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, allowed))
 
 
 def read_recordings(
@@ -333,7 +335,7 @@ def read_recordings(
 
     If they would take more memory than the budget, frames and responses stay on disk as lazy datasets.
     """
-    fits = recordings_bytes(paths) <= memory_budget_bytes
+    fits = recordings_bytes(paths, frames=load_frames) <= memory_budget_bytes
     frames: dict[str, np.ndarray] = {}
     return [
         read_recording(path, load_frames=load_frames and fits, load_responses=fits, loaded_frames=frames)
@@ -350,15 +352,15 @@ def read_stimuli(path: Path) -> dict[str, Stimulus]:
         raise RecordingError(f"{path}: not readable as shared stimuli, missing or damaged ({error})") from error
 
 
-def recordings_bytes(paths: Sequence[Path]) -> int:
-    """Return the memory that sessions take when loaded: every distinct stimulus once, and their responses."""
+def recordings_bytes(paths: Sequence[Path], *, frames: bool = True) -> int:
+    """Return the memory that sessions take when loaded: every distinct stimulus once if `frames`, their responses."""
     distinct: dict[str, int] = {}
     responses = 0
     for path in paths:
         recording = read_recording(path, load_frames=False, load_responses=False, check=False)
         distinct |= {stimulus.sha256: stimulus.frames.nbytes for stimulus in recording.stimuli.values()}
         responses += recording.responses.nbytes
-    return sum(distinct.values()) + responses
+    return responses + (sum(distinct.values()) if frames else 0)
 
 
 def _read_open(

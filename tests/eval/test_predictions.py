@@ -252,6 +252,8 @@ def test_sessions_that_are_predicted_as_they_are_written_are_the_same(tmp_path: 
     member.model.batches.clear()
     lazy = predict_member(member, recordings, experiment="toy", lazy=True)  # type: ignore[arg-type]
     assert list(lazy.sessions) == ["a", "b"]
+    assert "b" in lazy.sessions
+    assert "c" not in lazy.sessions
     assert not member.model.batches, "nothing is predicted before it is asked for"
     write_predictions(lazy, tmp_path / "predictions.h5")
     for session, prediction in read_predictions(tmp_path / "predictions.h5").sessions.items():

@@ -7,9 +7,9 @@ import pytest
 
 from coread.data_io.splits import GAP, TEST, TRAIN, UNUSED, VALIDATION
 from coread.eval.metrics import correlation_to_average, feve, noise_ceiling, normalized_correlation
-from coread.eval.predictions import MemberPredictions, SessionPrediction
+from coread.eval.predictions import MemberPredictions, SessionPrediction, read_predictions, write_predictions
 from coread.eval.scores import COLUMNS, ScoreError, read_scores, score_experiment, write_scores
-from coread.recording import Recording, Stimulus
+from coread.recording import Recording, Stimulus, read_recordings, write_recording
 
 CONFIG = {"explainable_variance_threshold": 0.15, "bootstrap": {"n": 200, "level": 0.95, "seed": 0}}
 N_NEURONS, N_REPEATS, LAG = 4, 6, 2
@@ -91,6 +91,18 @@ def pick(scores: pd.DataFrame, **wanted: str) -> np.ndarray:
 def side_by_side(recording: Recording, values: np.ndarray, stimulus: str) -> np.ndarray:
     trials = np.flatnonzero(recording.trials["stimulus"] == stimulus)
     return np.stack([values[recording.trial == trial][LAG:] for trial in trials], axis=1)
+
+
+def test_scores_are_the_same_of_what_stays_on_disk(example: tuple, tmp_path: Path) -> None:
+    recording, members, scores = example
+    write_recording(recording, tmp_path / "a.h5")
+    lazy = read_recordings([tmp_path / "a.h5"], load_frames=False, memory_budget_bytes=0)
+    assert not isinstance(lazy[0].responses, np.ndarray)
+    paths = [tmp_path / f"{member.name}.h5" for member in members]
+    for member, path in zip(members, paths, strict=True):
+        write_predictions(member, path)
+    streamed = score_experiment(lazy, [read_predictions(path, lazy=True) for path in paths], CONFIG)
+    pd.testing.assert_frame_equal(streamed, scores, check_exact=True)
 
 
 @pytest.mark.parametrize("stimulus", ["probe_a", "probe_b"])

@@ -20,7 +20,7 @@ from coread.insilico.receptive_fields import (
     write_receptive_fields,
 )
 from coread.insilico.separable import biphasic_index, latency_s, separate
-from coread.recording import Recording, Stimulus
+from coread.recording import Recording, Stimulus, read_recordings, write_recording
 
 LAG, HEIGHT, WIDTH = 9, 14, 18
 CENTERS = np.array([[4.0, 5.0], [8.5, 11.2], [6.3, 8.8], [9.0, 6.0]])
@@ -125,7 +125,7 @@ def test_gradients_of_an_ln_model_are_its_filters_in_physical_units() -> None:
 
 
 @pytest.mark.parametrize("reference", ["noise", "recorded"])
-def test_rectified_units_have_no_gradient_at_grey_but_one_away_from_it(reference: str) -> None:
+def test_rectified_units_have_no_gradient_at_grey_but_one_away_from_it(reference: str, tmp_path: Path) -> None:
     model = LinearNonlinear(true_filters(), squared=True)
     at_grey = compute_receptive_fields([ToyMember(model)], [make_recording()], CONFIG)["a"]  # type: ignore[list-item]
     assert (at_grey.filter == 0).all()
@@ -135,6 +135,10 @@ def test_rectified_units_have_no_gradient_at_grey_but_one_away_from_it(reference
     assert (np.abs(cosine(away.filter, true_filters())) > 0.999).all()
     again = compute_receptive_fields([ToyMember(model)], [make_recording()], config, batch_size=7)["a"]  # type: ignore[list-item]
     np.testing.assert_allclose(again.filter, away.filter, rtol=1e-4, atol=1e-7)
+    write_recording(make_recording(), tmp_path / "a.h5")
+    lazy = read_recordings([tmp_path / "a.h5"], memory_budget_bytes=0)
+    on_disk = compute_receptive_fields([ToyMember(model)], lazy, config)["a"]  # type: ignore[list-item]
+    np.testing.assert_array_equal(on_disk.filter, away.filter)
 
 
 def test_the_ensemble_is_the_mean_and_disagreement_lowers_the_consistency() -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from coread.models.member import Member
 
 FORMAT_VERSION = 1
-BATCH_BINS = 2048  # input bins computed at once; more take more memory and are no faster
+BATCH_BINS = 2048  # input bins computed at once; on a CPU more are no faster
 IMAGE_VALUES = 2**20  # images times neurons or pixels, of which a core makes a value per channel: 64 take 256 MiB
 
 
@@ -109,6 +109,9 @@ class ComputedSessions(Mapping[str, SessionPrediction]):
             labels=label,
         )
         return SessionPrediction(prediction, label)
+
+    def __contains__(self, session: object) -> bool:
+        return session in self._recordings
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._recordings)
@@ -355,6 +358,9 @@ class StoredSessions(Mapping[str, SessionPrediction]):
                 return SessionPrediction(file[session]["prediction"][:], file[session]["label"][:])
         except (OSError, KeyError) as error:
             raise PredictionError(f"{self._path}: session {session!r} is not readable ({error})") from error
+
+    def __contains__(self, session: object) -> bool:
+        return session in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
