@@ -1,13 +1,13 @@
 """Time and memory of planning a campaign, and the head's time per job that it hands to SLURM, against their numbers.
 
-    python benchmarks/graph.py [--members 40 200 1000 2000] [--finished 40 200] [--submissions 20 50 100]
+    python benchmarks/graph.py [--members 40 200 1000 2000] [--finished 40 200] [--submissions 50 200]
                                [--sessions 10 100 1000] [--output FILE.csv]
 
 Campaigns are fabricated in a temporary folder: experiments of 8 folds x 5 seeds on the shipped simulated retina of two
 sessions, every fourth on the linear-nonlinear baseline, or one experiment of as many sessions as asked for.
 `from nothing` is `snakemake -n` where nothing exists, `finished` where every output exists with its record.
-Submissions are members sent to the queue on hold, so that they load no node; they are timed from Snakemake's decision
-to start them to the line that says that the last one was submitted, then cancelled.
+Submissions are members sent to the queue on hold, so that they load no node; what lies between them is told by the
+scheduler's clock, then they are cancelled.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -128,7 +129,7 @@ def cluster() -> str | None:
 
 
 def time_submissions(folder: Path, count: int) -> float:
-    """Return the seconds per job that the head takes to submit members of a new campaign on hold; they are cancelled.
+    """Return the seconds between jobs as the head submits members of a new campaign on hold; they are cancelled.
 
     Raises RuntimeError where Snakemake ends before it has submitted all.
     """
@@ -144,17 +145,15 @@ def time_submissions(folder: Path, count: int) -> float:
     process = _start(folder, "--profile", "profiles/slurm", "--jobs", str(count), *on_hold, "--", *models)
     patience = threading.Timer(SUBMISSION_LIMIT_S * count, process.send_signal, [signal.SIGINT])
     patience.start()
-    started, ids, lines = math.nan, [], []
+    ids, lines = [], []
     try:
         for line in process.stdout or ():
             lines.append(line)
-            if line.startswith("Execute "):
-                started = time.monotonic()
             if found := SUBMITTED.search(line):
                 ids.append(found[1])
             if len(ids) == count:
                 break
-        seconds = time.monotonic() - started
+        seconds = _seconds_between_submissions(ids)
     finally:
         patience.cancel()
         process.send_signal(signal.SIGINT)  # Snakemake cancels what it submitted
@@ -162,7 +161,15 @@ def time_submissions(folder: Path, count: int) -> float:
         subprocess.run(["scancel", *ids], capture_output=True, check=False)
     if len(ids) < count:
         raise RuntimeError(f"{len(ids)} of {count} members were submitted:\n{''.join(lines)[-3000:]}")
-    return seconds / count
+    return seconds
+
+
+def _seconds_between_submissions(ids: Sequence[str]) -> float:
+    """Return the mean by the scheduler's clock, which tells whole seconds; Snakemake's lines come late and together."""
+    command = ["squeue", "--noheader", "--format=%V", f"--jobs={','.join(ids)}"]
+    times = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    first, last = (datetime.fromisoformat(time) for time in (min(times), max(times)))
+    return (last - first).total_seconds() / (len(ids) - 1)
 
 
 def plans_table(plans: Sequence[Plan]) -> str:
@@ -200,9 +207,11 @@ def main() -> None:
     parser.add_argument(
         "--sessions", type=int, nargs="*", default=[10, 100, 1000], help="of one experiment from nothing"
     )
-    parser.add_argument("--submissions", type=int, nargs="*", default=[20, 50, 100], help="members sent to SLURM")
+    parser.add_argument("--submissions", type=int, nargs="*", default=[50, 200], help="members sent to SLURM")
     parser.add_argument("--output", type=Path, help="write the table there as CSV")
     arguments = parser.parse_args()
+    # a shell starts background jobs, and so what they start, deaf to what ends the submissions
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     plans, submitted = [], []
     with tempfile.TemporaryDirectory() as temporary:
         for state, sizes in (("from nothing", arguments.members), ("finished", arguments.finished)):
