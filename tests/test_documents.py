@@ -462,6 +462,7 @@ def check_readme(namespace: Namespace, folder: Path) -> None:
 OWN = [
     Document("docs/index.md", check_nothing),
     Document("docs/published_defects.md", check_nothing),
+    Document("docs/scaling.md", check_nothing),
     Document("docs/data.md", check_data),
     Document("docs/training.md", check_training),
     Document("docs/models.md", check_models, prepare=fabricate_released_model),
