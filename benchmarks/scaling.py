@@ -229,6 +229,7 @@ def draw(table: pd.DataFrame, folder: Path) -> None:
             seconds.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
             memory.plot(rows["size"], rows["peak_mb"] / 1000, color=COLORS[0], marker="o", markersize=3)
             memory.set(xlabel=str(axis), ylabel="peak memory (GB)", ylim=(0, None))
+            memory.locator_params(axis="x", nbins=3)
             caption = f"Seconds of a job's stages (a training step for one batch) and its peak memory against {axis}."
             save_drawing(Drawing(figure, caption), folder / f"scaling_{axis}")
 
