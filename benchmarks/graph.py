@@ -1,7 +1,7 @@
 """Time and memory of planning a campaign, and the head's time per job that it hands to SLURM, against their numbers.
 
     python benchmarks/graph.py [--members 40 200 1000 2000] [--finished 40 200] [--submissions 50 200]
-                               [--sessions 10 100 1000] [--output FILE.csv]
+                               [--sessions 10 100 1000] [--output FILE.csv] [--figures FOLDER]
 
 Campaigns are fabricated in a temporary folder: experiments of 8 folds x 5 seeds on the shipped simulated retina of two
 sessions, every fourth on the linear-nonlinear baseline, or one experiment of as many sessions as asked for.
@@ -191,6 +191,29 @@ def plans_table(plans: Sequence[Plan]) -> str:
     return "\n".join(lines)
 
 
+def draw(plans: Sequence[Plan], folder: Path) -> None:
+    """Draw seconds and memory of the dry runs from nothing against members, and against sessions."""
+    from matplotlib.figure import Figure
+
+    from coread.plotting.style import COLORS, FULL_WIDTH_IN, Drawing, paper_style, save_drawing
+
+    table = pd.DataFrame(plans)
+    with paper_style():
+        figure = Figure(figsize=(FULL_WIDTH_IN, 2.4), layout="constrained")
+        panels = figure.subplots(1, 4)
+        for pair, state, size in ((panels[:2], "from nothing", "members"), (panels[2:], "one experiment", "sessions")):
+            rows = table[table["state"] == state]
+            for panel, values, label in (
+                (pair[0], rows["seconds"], "time (s)"),
+                (pair[1], rows["peak_mb"], "peak memory (MB)"),
+            ):
+                panel.plot(rows[size], values, color=COLORS[0], marker="o", markersize=3)
+                panel.set(xlabel=size, ylabel=label, ylim=(0, None))
+                panel.locator_params(axis="x", nbins=3)
+    caption = "Planning with `snakemake -n all`: members of two sessions, and sessions of one experiment of 40 members."
+    save_drawing(Drawing(figure, caption), folder / "scaling_members")
+
+
 def _start(folder: Path, *arguments: str, output: object = subprocess.PIPE) -> "subprocess.Popen[str]":
     """Start Snakemake in a folder; what it says goes to one stream."""
     environment = os.environ | {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -209,6 +232,7 @@ def main() -> None:
     )
     parser.add_argument("--submissions", type=int, nargs="*", default=[50, 200], help="members sent to SLURM")
     parser.add_argument("--output", type=Path, help="write the table there as CSV")
+    parser.add_argument("--figures", type=Path, help="draw time and memory of the dry runs there (.png and .pdf)")
     arguments = parser.parse_args()
     # a shell starts background jobs, and so what they start, deaf to what ends the submissions
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -229,6 +253,8 @@ def main() -> None:
             shutil.rmtree(folder)
         if plans:
             print(f"{plans_table(plans)}\n", flush=True)
+            if arguments.figures is not None:
+                draw(plans, arguments.figures)
         if (name := cluster()) is None:
             print("time per submitted job: left out, no SLURM cluster answers (sbatch and scontrol)")
         else:
