@@ -82,8 +82,24 @@ def predict_member(
     return MemberPredictions(experiment, member.fold, member.seed, int(member.model.lag), sessions)
 
 
-class ComputedSessions(Mapping[str, SessionPrediction]):
-    """What a member predicts for sessions, each computed whenever it is asked for: many do not fit together."""
+class LazySessions(Mapping[str, SessionPrediction]):
+    """Sessions of which each is made whenever it is asked for, and not kept: many do not fit together."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+
+    def __contains__(self, session: object) -> bool:
+        return session in self._names  # without making it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class ComputedSessions(LazySessions):
+    """What a member predicts for sessions, computed."""
 
     def __init__(
         self,
@@ -94,6 +110,7 @@ class ComputedSessions(Mapping[str, SessionPrediction]):
     ) -> None:
         self._member, self._device, self._batch_bins = member, device, batch_bins
         self._recordings = {recording.session: recording for recording in recordings}
+        super().__init__([*self._recordings])
 
     def __getitem__(self, session: str) -> SessionPrediction:
         recording, member = self._recordings[session], self._member
@@ -109,15 +126,6 @@ class ComputedSessions(Mapping[str, SessionPrediction]):
             labels=label,
         )
         return SessionPrediction(prediction, label)
-
-    def __contains__(self, session: object) -> bool:
-        return session in self._recordings
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._recordings)
-
-    def __len__(self) -> int:
-        return len(self._recordings)
 
 
 def _check_same_data(member: "Member", recordings: Sequence[Recording], digests: Mapping[str, str]) -> None:
@@ -344,11 +352,12 @@ def write_predictions(predictions: MemberPredictions, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-class StoredSessions(Mapping[str, SessionPrediction]):
-    """The sessions of a prediction file, each read whenever it is asked for: large ones do not fit together."""
+class StoredSessions(LazySessions):
+    """The sessions of a prediction file, read."""
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
-        self._path, self._names = path, tuple(names)
+        super().__init__(names)
+        self._path = path
 
     def __getitem__(self, session: str) -> SessionPrediction:
         if session not in self._names:
@@ -358,15 +367,6 @@ class StoredSessions(Mapping[str, SessionPrediction]):
                 return SessionPrediction(file[session]["prediction"][:], file[session]["label"][:])
         except (OSError, KeyError) as error:
             raise PredictionError(f"{self._path}: session {session!r} is not readable ({error})") from error
-
-    def __contains__(self, session: object) -> bool:
-        return session in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def read_predictions(path: Path, *, lazy: bool = False) -> MemberPredictions:
